@@ -1,0 +1,1 @@
+"""lightvl: a server for vision-language models."""
