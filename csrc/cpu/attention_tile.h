@@ -1,0 +1,123 @@
+// The arithmetic both attention kernels are made of, on blocks that fit the first cache level:
+//   Vec               one SIMD register of fp32 of the instruction set this file is compiled for
+//   exp2_nonpositive  2^x on a register
+//   multiply          small matrix product, register-blocked (6 rows x kTileVecs registers)
+//   OnlineSoftmax     scores -> probabilities of one block of keys, for 64 queries side by side
+// Scores are kept transposed, S^T[key][query]: keys and values are then read as they lie in memory,
+// and maximum, exponential and sum run down the lanes without any shuffle.
+#pragma once
+
+#include <cstdint>
+
+#include "numeric.h"
+
+namespace lightvl::cpu::LIGHTVL_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+constexpr int kTileVecs = 4;  // 6 x 4 accumulators + 4 + 1 of 32 registers
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+constexpr int kTileVecs = 2;  // 6 x 2 accumulators + 2 + 1 of 16 registers
+#else
+constexpr int kLanes = 4;
+constexpr int kTileVecs = 2;
+#endif
+constexpr int kTileRows = 6;
+
+typedef float Vec __attribute__((vector_size(kLanes * 4)));
+typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
+typedef float UnalignedVec __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+
+#define LIGHTVL_INLINE inline __attribute__((always_inline))
+
+LIGHTVL_INLINE Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
+LIGHTVL_INLINE void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
+LIGHTVL_INLINE Vec broadcast(float x) { return x - Vec{}; }
+LIGHTVL_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
+
+// 2^x for x <= 0 within 3 ulp; 0 below -126.5. x = n + f with |f| <= 1/2, then the polynomial in f
+// of degree 5 with the least relative error, 9.2e-8.
+LIGHTVL_INLINE Vec exp2_nonpositive(Vec x) {
+  x = max(x, broadcast(-127.0f));
+  const IntVec n = __builtin_convertvector(x - 0.5f, IntVec);  // truncates: rounds x to nearest
+  const Vec f = x - __builtin_convertvector(n, Vec);
+  Vec p = f * 1.326472725e-3f + 9.671512688e-3f;
+  p = p * f + 5.550733744e-2f;
+  p = p * f + 2.402224208e-1f;
+  p = p * f + 6.931469776e-1f;
+  p = p * f + 1.0f;
+  return p * reinterpret_cast<Vec>((n + 127) << 23);
+}
+
+// The small matrix products of attention. A is [rows, depth], B [depth, columns].
+enum class Product {
+  kScores,             // C = A B
+  kAccumulate,         // C = C * scale[row] + A B
+  kAccumulateColumns,  // the same, A stored as [depth, rows]
+};
+
+// One register block: C[R][kVecs * kLanes].
+template <Product kProduct, int R, int kVecs>
+LIGHTVL_INLINE void multiply_block(const float* a, int64_t a_stride, const float* b,
+                                   int64_t b_stride, int depth, float* c, int64_t c_stride,
+                                   const float* scale) {
+  constexpr bool kByColumn = kProduct == Product::kAccumulateColumns;
+  Vec acc[R][kVecs];
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < kVecs; ++v) {
+      acc[r][v] = Vec{};
+      if constexpr (kProduct != Product::kScores) {
+        acc[r][v] = load(c + r * c_stride + v * kLanes) * scale[r];
+      }
+    }
+  }
+  for (int i = 0; i < depth; ++i) {
+    Vec row[kVecs];
+    for (int v = 0; v < kVecs; ++v) row[v] = load(b + i * b_stride + v * kLanes);
+    for (int r = 0; r < R; ++r) {
+      const Vec x = broadcast(kByColumn ? a[i * a_stride + r] : a[r * a_stride + i]);
+      for (int v = 0; v < kVecs; ++v) acc[r][v] += x * row[v];
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < kVecs; ++v) store(c + r * c_stride + v * kLanes, acc[r][v]);
+  }
+}
+
+// C[num_rows][num_vecs * kLanes]; `scale` is unused by kScores.
+template <Product kProduct>
+inline void multiply(int num_rows, int num_vecs, int depth, const float* a, int64_t a_stride,
+                     const float* b, int64_t b_stride, float* c, int64_t c_stride,
+                     const float* scale = nullptr) {
+  const int64_t a_step = kProduct == Product::kAccumulateColumns ? 1 : a_stride;
+  const auto strip = [&]<int R>(int r) __attribute__((always_inline)) {
+    const float* a_row = a + r * a_step;
+    float* c_row = c + r * c_stride;
+    int v = 0;
+    for (; v + kTileVecs <= num_vecs; v += kTileVecs) {
+      multiply_block<kProduct, R, kTileVecs>(a_row, a_stride, b + v * kLanes, b_stride, depth,
+                                             c_row + v * kLanes, c_stride, scale + r);
+    }
+    for (; v < num_vecs; ++v) {
+      multiply_block<kProduct, R, 1>(a_row, a_stride, b + v * kLanes, b_stride, depth,
+                                     c_row + v * kLanes, c_stride, scale + r);
+    }
+  };
+  int r = 0;
+  for (; r + kTileRows <= num_rows; r += kTileRows) strip.template operator()<kTileRows>(r);
+  switch (num_rows - r) {
+    case 5:
+      return strip.template operator()<5>(r);
+    case 4:
+      return strip.template operator()<4>(r);
+    case 3:
+      return strip.template operator()<3>(r);
+    case 2:
+      return strip.template operator()<2>(r);
+    case 1:
+      return strip.template operator()<1>(r);
+  }
+}
+
+}  // namespace lightvl::cpu::LIGHTVL_ISA

@@ -1,0 +1,33 @@
+// The CPU kernels, one table of function pointers per instruction set.
+//
+// Every kernel source of this folder is compiled once per instruction set with LIGHTVL_ISA defined
+// to its name (generic, avx2, avx512), which becomes the namespace of all its code; `kernels()`
+// picks the best set this processor runs. A kernel works on rows [begin, end) of what its comment
+// calls a row, so that the caller may split the rows over threads.
+#pragma once
+
+#include <cstdint>
+
+#include "params.h"
+
+namespace lightvl::cpu {
+
+template <class Params>
+using RowKernel = void(const Params& p, int64_t begin, int64_t end);
+
+struct Kernels {
+  RowKernel<RmsNormParams>* rms_norm;  // row = (token, head)
+};
+
+// Name and table of the chosen set. LIGHTVL_CPU_ISA in the environment overrides the choice;
+// throws std::invalid_argument if it names a set that the build or the processor lacks.
+const char* isa();
+const Kernels& kernels();
+
+#ifdef LIGHTVL_ISA
+namespace LIGHTVL_ISA {
+RowKernel<RmsNormParams> rms_norm;
+}  // namespace LIGHTVL_ISA
+#endif
+
+}  // namespace lightvl::cpu

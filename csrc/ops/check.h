@@ -1,0 +1,183 @@
+// Symbolic checks of an operator's arguments, made once and before any pointer is taken.
+//
+//   const Op op{"rms_norm"};
+//   Dim T{"T"}, C{"C"};
+//   Type dtype;
+//   op.match("x", x).shape(T, C).type(dtype).rows();
+//   op.match("weight", weight).shape(C).type(dtype).contiguous();
+//
+// The first argument that uses a symbol binds it, later ones must agree; the error names the symbol
+// that clashed: "rms_norm: weight is [3584], expected [C=1536]". Python sees it as a ValueError.
+#pragma once
+
+#include <initializer_list>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "ops/stable.h"
+
+namespace lightvl {
+
+// A named dimension, unbound until an argument gives it its size.
+class Dim {
+ public:
+  explicit Dim(const char* name) : name_(name) {}
+
+  bool unify(int64_t size) {
+    if (value_ < 0) value_ = size;
+    return value_ == size;
+  }
+  operator int64_t() const { return value_; }
+
+  std::string text() const {
+    return value_ < 0 ? name_ : std::string(name_) + "=" + std::to_string(value_);
+  }
+
+ private:
+  const char* name_;
+  int64_t value_ = -1;
+};
+
+// The floating dtype that an operator's arguments share.
+class Type {
+ public:
+  bool unify(ScalarType type) {
+    if (!bound_) value_ = type;
+    bound_ = true;
+    return value_ == type;
+  }
+  operator DType() const {
+    switch (value_) {
+      case ScalarType::BFloat16:
+        return DType::kBFloat16;
+      case ScalarType::Half:
+        return DType::kFloat16;
+      default:
+        return DType::kFloat32;
+    }
+  }
+  const char* text() const;
+
+ private:
+  ScalarType value_ = ScalarType::Float;
+  bool bound_ = false;
+};
+
+inline const char* type_name(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Short:
+      return "int16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    default:
+      return "an unsupported dtype";
+  }
+}
+
+inline const char* Type::text() const { return type_name(value_); }
+
+class Match {
+ public:
+  Match(const char* op, const char* name, const Tensor& tensor)
+      : op_(op), name_(name), tensor_(tensor) {}
+
+  // Unifies each size with its symbol.
+  template <class... Dims>
+  const Match& shape(Dims&&... dims) const {
+    const auto sizes = tensor_.sizes();
+    bool same = sizes.size() == sizeof...(Dims);
+    if (same) {
+      size_t i = 0;
+      same = (unify(dims, sizes[i++]) && ...);
+    }
+    if (!same) fail_shape({text(dims)...});
+    return *this;
+  }
+
+  // One of the floating dtypes float32, bfloat16 and float16, shared by all that name `type`.
+  const Match& type(Type& type) const {
+    const ScalarType own = tensor_.scalar_type();
+    const bool floating =
+        own == ScalarType::Float || own == ScalarType::BFloat16 || own == ScalarType::Half;
+    if (!floating) fail("is " + quoted(own) + ", expected float32, bfloat16 or float16");
+    if (!type.unify(own)) fail("is " + quoted(own) + ", expected " + type.text());
+    return *this;
+  }
+
+  const Match& type(ScalarType expected) const {
+    const ScalarType own = tensor_.scalar_type();
+    if (own != expected) fail("is " + quoted(own) + ", expected " + type_name(expected));
+    return *this;
+  }
+
+  // Row-strided: elements of the last dimension adjoin, the other strides are free.
+  const Match& rows() const {
+    const int64_t last = tensor_.dim() - 1;
+    if (last >= 0 && tensor_.size(last) > 1 && tensor_.stride(last) != 1) {
+      fail("must be contiguous in its last dimension");
+    }
+    return *this;
+  }
+
+  const Match& contiguous() const {
+    if (!tensor_.is_contiguous()) fail("must be contiguous");
+    return *this;
+  }
+
+  [[noreturn]] void fail(const std::string& what) const {
+    throw std::invalid_argument(std::string(op_) + ": " + name_ + " " + what);
+  }
+
+ private:
+  static bool unify(Dim& dim, int64_t size) { return dim.unify(size); }
+  static bool unify(int64_t literal, int64_t size) { return literal == size; }
+  static std::string text(const Dim& dim) { return dim.text(); }
+  static std::string text(int64_t literal) { return std::to_string(literal); }
+  static std::string quoted(ScalarType type) { return type_name(type); }
+
+  [[noreturn]] void fail_shape(std::initializer_list<std::string> expected) const {
+    std::ostringstream text;
+    const char* comma = "";
+    text << "is [";
+    for (const int64_t size : tensor_.sizes()) {
+      text << comma << size;
+      comma = ", ";
+    }
+    comma = "";
+    text << "], expected [";
+    for (const std::string& dim : expected) {
+      text << comma << dim;
+      comma = ", ";
+    }
+    text << "]";
+    fail(text.str());
+  }
+
+  const char* op_;
+  const char* name_;
+  const Tensor& tensor_;
+};
+
+struct Op {
+  const char* name;
+
+  Match match(const char* argument, const Tensor& tensor) const {
+    return Match(name, argument, tensor);
+  }
+  void require(bool holds, const char* what) const {
+    if (!holds) throw std::invalid_argument(std::string(name) + ": " + what);
+  }
+};
+
+}  // namespace lightvl

@@ -1,0 +1,44 @@
+// Host side of the norms: check the arguments, fill the parameters, run the kernel.
+#include "ops/check.h"
+#include "ops/stable.h"
+
+namespace lightvl {
+namespace {
+
+void rms_norm(const Tensor& x, const Tensor& weight, double eps, const Tensor& out) {
+  const Op op{"rms_norm"};
+  Dim T{"T"}, H{"H"}, C{"C"};
+  Type dtype;
+  const bool per_head = x.dim() == 3;
+  if (per_head) {
+    op.match("x", x).shape(T, H, C).type(dtype).rows();
+    op.match("out", out).shape(T, H, C).type(dtype).rows();
+  } else {
+    op.match("x", x).shape(T, C).type(dtype).rows();
+    op.match("out", out).shape(T, C).type(dtype).rows();
+  }
+  op.match("weight", weight).shape(C).type(dtype).contiguous();
+  const int64_t num_heads = per_head ? int64_t{H} : 1;
+  if (T * num_heads == 0) return;
+  const RmsNormParams p{
+      .x = x.const_data_ptr(),
+      .weight = weight.const_data_ptr(),
+      .out = out.mutable_data_ptr(),
+      .num_tokens = T,
+      .num_heads = num_heads,
+      .width = C,
+      .x_stride_t = x.stride(0),
+      .x_stride_h = per_head ? x.stride(1) : 0,
+      .out_stride_t = out.stride(0),
+      .out_stride_h = per_head ? out.stride(1) : 0,
+      .eps = static_cast<float>(eps),
+      .dtype = dtype,
+  };
+  run_rows(cpu::kernels().rms_norm, p, T * num_heads, C);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { m.impl("rms_norm", TORCH_BOX(&rms_norm)); }
+
+}  // namespace lightvl

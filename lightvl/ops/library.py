@@ -1,0 +1,66 @@
+"""Loads the compiled operator library and hands out its operators."""
+
+from collections.abc import Callable
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+
+
+def _load() -> None:
+    folder = Path(__file__).resolve().parent.parent
+    path = next((p for s in EXTENSION_SUFFIXES if (p := folder / f"_C{s}").exists()), None)
+    if path is None:
+        raise ImportError("lightvl's operator library is not built: run `pip install .`")
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        if "libtorch_cuda" in str(error) or "libcudart" in str(error):
+            raise ImportError(
+                "lightvl was built for a torch with CUDA, but the installed torch "
+                f"{torch.__version__} has none: install a CUDA torch or rebuild lightvl"
+            ) from error
+        raise ImportError(
+            f"lightvl's operator library does not load with torch {torch.__version__}: "
+            f"rebuild lightvl ({error})"
+        ) from error
+
+
+def out_operator(name: str) -> Callable[..., None]:
+    """Return operator `lightvl::name`, which writes into tensors it is given and returns nothing.
+
+    Its fake implementation, registered here, has nothing to compute: the outputs' shapes are
+    those of the tensors given.
+    """
+    torch.library.register_fake(f"lightvl::{name}", lambda *args: None)
+    operator: Callable[..., None] = getattr(torch.ops.lightvl, name).default
+    return operator
+
+
+def cpu_isa() -> str:
+    """Return the instruction set that the CPU kernels run with: generic, avx2 or avx512.
+
+    `LIGHTVL_CPU_ISA` in the environment overrides the choice.
+
+    Raises:
+        ValueError: it names a set that the build or the processor lacks.
+    """
+    name: str = torch.ops.lightvl.cpu_isa()
+    return name
+
+
+def check_device(device: torch.device) -> None:
+    """Check that the operators run on `device`.
+
+    Raises:
+        RuntimeError: this build has no kernels for it.
+    """
+    key = "CUDA" if device.type == "cuda" else device.type.upper()
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("lightvl::rms_norm", key):
+        raise RuntimeError(
+            f"this build has CPU kernels only, not for {device.type}; "
+            "reinstall where torch has CUDA and nvcc is found"
+        )
+
+
+_load()
