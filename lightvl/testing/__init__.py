@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: references, cases and tiny checkpoints."""
