@@ -103,9 +103,10 @@ class NeedPixels(msgspec.Struct, frozen=True, tag=True):
 
 
 class PixelsDone(msgspec.Struct, frozen=True, tag=True):
-    """The pixels last sent for `key` are no longer read: their arena room is free."""
+    """The pixels of `key` at `offset` are no longer read: that room in the arena is free."""
 
     key: bytes
+    offset: int
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
