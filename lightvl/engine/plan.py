@@ -8,7 +8,8 @@ pages of one tile (`tokens_per_tile` rows).
 
 import msgspec
 
-from lightvl.types import SamplingParams, TileGrid
+from lightvl.types import SamplingParams
+from lightvl.vision.work import PictureWork, TileWork
 
 
 class Join(msgspec.Struct, frozen=True):
@@ -55,24 +56,6 @@ class Row(msgspec.Struct, frozen=True):
     new_pages: list[int]
     pictures: list[PictureRows]
     sample: bool
-
-
-class PictureWork(msgspec.Struct, frozen=True):
-    """A decoded picture to resize, cut and normalise; its tiles follow in `TileWork`."""
-
-    key: bytes
-    offset: int
-    width: int
-    height: int
-    grid: TileGrid
-
-
-class TileWork(msgspec.Struct, frozen=True, array_like=True):
-    """Tile number `tile` of the picture `key` goes through the tower into arena page `page`."""
-
-    key: bytes
-    tile: int
-    page: int
 
 
 class StepPlan(msgspec.Struct, frozen=True):

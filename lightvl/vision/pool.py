@@ -1,0 +1,84 @@
+"""The vision tower's work: decoded pictures in, rows of the embedding arena out."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lightvl.vision.work import PictureWork, TileWork
+from lightvl.vision.preprocess import Preprocessor
+
+
+class TileEncoder(Protocol):
+    """The part of a model that the pool runs."""
+
+    def encode_tiles(self, patches: Tensor) -> Tensor:
+        """Turns patches [B, Q, 3*p*p] into embeddings [B, tokens_per_tile, C]."""
+
+
+class VisionPool:
+    """Runs tiles through the tower into an arena of one page per tile.
+
+    A picture's patches are made at once, when its pixels are there, and kept until its last tile
+    has run, so that the pixels' room in shared memory is free after one step.
+    """
+
+    def __init__(
+        self,
+        model: TileEncoder,
+        preprocessor: Preprocessor,
+        num_pages: int,
+        tokens_per_tile: int,
+        hidden_size: int,
+        dtype: torch.dtype,
+    ) -> None:
+        """Allocates the arena.
+
+        Args:
+            model: Has the tower and the projector.
+            preprocessor: Makes patches of pixels.
+            num_pages: Tiles that the arena holds.
+            tokens_per_tile: Rows of a page.
+            hidden_size: Width of a row.
+            dtype: Of the embeddings.
+        """
+        self._model = model
+        self._preprocessor = preprocessor
+        self._pages = torch.empty(num_pages, tokens_per_tile, hidden_size, dtype=dtype)
+        self._patches: dict[bytes, Tensor] = {}
+        self._tiles_left: dict[bytes, int] = {}
+
+    @property
+    def arena(self) -> Tensor:
+        """The embeddings, [num_pages * tokens_per_tile, C]."""
+        return self._pages.flatten(0, 1)
+
+    @property
+    def num_pending_pictures(self) -> int:
+        """Pictures whose patches wait for the tower."""
+        return len(self._patches)
+
+    def drop(self, keys: Sequence[bytes]) -> None:
+        """Frees the patches of pictures whose remaining tiles won't run."""
+        for key in keys:
+            del self._patches[key], self._tiles_left[key]
+
+    def run(self, pictures: Sequence[PictureWork], tiles: Sequence[TileWork]) -> None:
+        """Makes patches of new pictures, then runs `tiles` through the tower in one batch."""
+        if pictures:
+            for work, patches in zip(pictures, self._preprocessor.patches(pictures), strict=True):
+                self._patches[work.key] = patches
+                self._tiles_left[work.key] = work.grid.num_tiles
+        if not tiles:
+            return
+        batch = torch.stack([self._patches[tile.key][tile.tile] for tile in tiles])
+        pages = torch.tensor([tile.page for tile in tiles])
+        self._pages.index_copy_(0, pages, self._model.encode_tiles(batch))
+        for tile in tiles:
+            self._finish(tile.key)
+
+    def _finish(self, key: bytes) -> None:
+        self._tiles_left[key] -= 1
+        if not self._tiles_left[key]:
+            del self._patches[key], self._tiles_left[key]
