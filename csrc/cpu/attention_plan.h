@@ -12,6 +12,7 @@ namespace lightvl::cpu {
 // a sequence gives the same bits whatever else is in the call and however many threads there are.
 struct AttentionTask {
   int32_t sequence;
+  bool few_rows;  // at most kFewRows in the sequence
   int32_t row_begin, row_end;
   int32_t key_begin, key_end;
   int64_t partial_row;  // first row of the workspace where this task's KV head 0 goes, or -1: final

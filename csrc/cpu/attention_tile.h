@@ -8,8 +8,9 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
-#include "numeric.h"
+#include "cpu/numeric.h"
 
 namespace lightvl::cpu::LIGHTVL_ISA {
 
@@ -48,6 +49,48 @@ LIGHTVL_INLINE Vec exp2_nonpositive(Vec x) {
   p = p * f + 6.931469776e-1f;
   p = p * f + 1.0f;
   return p * reinterpret_cast<Vec>((n + 127) << 23);
+}
+
+// Lane numbers {f(0), f(1), ..} for a shuffle.
+template <class F, int... kLane>
+constexpr IntVec lanes(F f, std::integer_sequence<int, kLane...>) {
+  return IntVec{f(kLane)...};
+}
+template <class F>
+constexpr IntVec lanes(F f) {
+  return lanes(f, std::make_integer_sequence<int, kLanes>{});
+}
+
+// The sums of kLanes registers, one a lane: a tree whose steps add the neighbouring lanes of two
+// registers, [a0+a1, a2+a3, .., b0+b1, b2+b3, ..].
+LIGHTVL_INLINE Vec sum_each(Vec (&v)[kLanes]) {
+  constexpr IntVec even = lanes([](int i) { return 2 * i; });
+  constexpr IntVec odd = lanes([](int i) { return 2 * i + 1; });
+  for (int n = kLanes / 2; n > 0; n /= 2) {
+    for (int i = 0; i < n; ++i) {
+      const Vec a = v[2 * i], b = v[2 * i + 1];
+      v[i] = __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+    }
+  }
+  return v[0];
+}
+
+// Combines all lanes with `op`, halving the distance between what is combined.
+template <int kDistance = kLanes / 2, class Op>
+LIGHTVL_INLINE float reduce(Vec v, Op op) {
+  if constexpr (kDistance == 0) {
+    return v[0];
+  } else {
+    constexpr IntVec other = lanes([](int i) { return i ^ kDistance; });
+    return reduce<kDistance / 2>(op(v, __builtin_shuffle(v, other)), op);
+  }
+}
+
+LIGHTVL_INLINE float sum_of(Vec v) {
+  return reduce(v, [](Vec a, Vec b) { return a + b; });
+}
+LIGHTVL_INLINE float max_of(Vec v) {
+  return reduce(v, [](Vec a, Vec b) { return max(a, b); });
 }
 
 // The small matrix products of attention. A is [rows, depth], B [depth, columns].

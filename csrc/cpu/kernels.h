@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "cpu/attention_plan.h"
 #include "params.h"
 
 namespace lightvl::cpu {
@@ -17,6 +18,17 @@ using RowKernel = void(const Params& p, int64_t begin, int64_t end);
 
 struct Kernels {
   RowKernel<RmsNormParams>* rms_norm;  // row = (token, head)
+  RowKernel<AddRmsNormParams>* add_rms_norm;  // row = token
+  RowKernel<LayerNormParams>* layer_norm;
+  RowKernel<ScaleAddParams>* scale_add;
+  RowKernel<SiluMulParams>* silu_mul;
+  RowKernel<GeluParams>* gelu;
+  RowKernel<RopeWriteKvParams>* rope_write_kv;
+  RowKernel<GatherEmbeddingsParams>* gather_embeddings;
+  RowKernel<SampleParams>* sample;  // row = sequence
+  RowKernel<PagedAttentionWork>* paged_attention;  // row = unit of its tasks' cost
+  RowKernel<PagedAttentionWork>* merge_attention;  // row = (merge, KV head)
+  RowKernel<VisionAttentionParams>* vision_attention;  // row = (segment, head, query tile)
 };
 
 // Name and table of the chosen set. LIGHTVL_CPU_ISA in the environment overrides the choice;
@@ -27,6 +39,17 @@ const Kernels& kernels();
 #ifdef LIGHTVL_ISA
 namespace LIGHTVL_ISA {
 RowKernel<RmsNormParams> rms_norm;
+RowKernel<AddRmsNormParams> add_rms_norm;
+RowKernel<LayerNormParams> layer_norm;
+RowKernel<ScaleAddParams> scale_add;
+RowKernel<SiluMulParams> silu_mul;
+RowKernel<GeluParams> gelu;
+RowKernel<RopeWriteKvParams> rope_write_kv;
+RowKernel<GatherEmbeddingsParams> gather_embeddings;
+RowKernel<SampleParams> sample;
+RowKernel<PagedAttentionWork> paged_attention;
+RowKernel<PagedAttentionWork> merge_attention;
+RowKernel<VisionAttentionParams> vision_attention;
 }  // namespace LIGHTVL_ISA
 #endif
 
