@@ -6,8 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lightvl.vision.work import PictureWork, TileWork
 from lightvl.vision.preprocess import Preprocessor
+from lightvl.vision.work import PictureWork, TileWork
 
 
 class TileEncoder(Protocol):
