@@ -1,4 +1,4 @@
-// Norms over rows of width C, accumulated in float32.
+// Norms and the scaled residual over rows of width C, computed in float32.
 #include <cmath>
 
 #include "cpu/kernels.h"
@@ -15,12 +15,63 @@ float sum_of_squares(const T* x, int64_t width) {
   return sum;
 }
 
+// residual += x, rounded to T; the squares are those of the rounded sums.
 template <class T>
-void rms_norm_row(const T* x, const T* weight, float eps, int64_t width, T* out) {
-  const float inverse = 1.0f / std::sqrt(sum_of_squares(x, width) / width + eps);
+float add_sum_of_squares(const T* x, T* residual, int64_t width) {
+  float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t c = 0; c < width; ++c) {
+    residual[c] = from_float<T>(to_float(residual[c]) + to_float(x[c]));
+    sum += to_float(residual[c]) * to_float(residual[c]);
+  }
+  return sum;
+}
+
+template <class T>
+void scale_row(const T* x, float scale, const T* weight, int64_t width, T* out) {
 #pragma omp simd
   for (int64_t c = 0; c < width; ++c) {
-    out[c] = from_float<T>(to_float(x[c]) * inverse * to_float(weight[c]));
+    out[c] = from_float<T>(to_float(x[c]) * scale * to_float(weight[c]));
+  }
+}
+
+float inverse_root(float sum, int64_t width, float eps) {
+  return 1.0f / std::sqrt(sum / static_cast<float>(width) + eps);
+}
+
+template <class T>
+void layer_norm_row(const T* x, const T* weight, const T* bias, float eps, int64_t width, T* out) {
+  float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t c = 0; c < width; ++c) sum += to_float(x[c]);
+  const float mean = sum / static_cast<float>(width);
+  float squares = 0.0f;
+#pragma omp simd reduction(+ : squares)
+  for (int64_t c = 0; c < width; ++c) {
+    squares += (to_float(x[c]) - mean) * (to_float(x[c]) - mean);
+  }
+  const float inverse = inverse_root(squares, width, eps);
+#pragma omp simd
+  for (int64_t c = 0; c < width; ++c) {
+    const float normed = (to_float(x[c]) - mean) * inverse;
+    out[c] = from_float<T>(normed * to_float(weight[c]) + to_float(bias[c]));
+  }
+}
+
+template <class T>
+void scale_add_row(const T* x, const T* bias, const T* scale, const T* residual, int64_t width,
+                   T* out) {
+  if (bias == nullptr) {
+#pragma omp simd
+    for (int64_t c = 0; c < width; ++c) {
+      out[c] = from_float<T>(to_float(residual[c]) + to_float(scale[c]) * to_float(x[c]));
+    }
+    return;
+  }
+#pragma omp simd
+  for (int64_t c = 0; c < width; ++c) {
+    const float biased = to_float(x[c]) + to_float(bias[c]);
+    out[c] = from_float<T>(to_float(residual[c]) + to_float(scale[c]) * biased);
   }
 }
 
@@ -30,9 +81,43 @@ void rms_norm(const RmsNormParams& p, int64_t begin, int64_t end) {
   dispatch_dtype(p.dtype, [&]<class T>(std::type_identity<T>) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t t = row / p.num_heads, h = row % p.num_heads;
-      rms_norm_row(static_cast<const T*>(p.x) + t * p.x_stride_t + h * p.x_stride_h,
-                   static_cast<const T*>(p.weight), p.eps, p.width,
-                   static_cast<T*>(p.out) + t * p.out_stride_t + h * p.out_stride_h);
+      const T* x = static_cast<const T*>(p.x) + t * p.x_stride_t + h * p.x_stride_h;
+      T* out = static_cast<T*>(p.out) + t * p.out_stride_t + h * p.out_stride_h;
+      const float scale = inverse_root(sum_of_squares(x, p.width), p.width, p.eps);
+      scale_row(x, scale, static_cast<const T*>(p.weight), p.width, out);
+    }
+  });
+}
+
+void add_rms_norm(const AddRmsNormParams& p, int64_t begin, int64_t end) {
+  dispatch_dtype(p.dtype, [&]<class T>(std::type_identity<T>) {
+    for (int64_t t = begin; t < end; ++t) {
+      const T* x = static_cast<const T*>(p.x) + t * p.x_stride;
+      T* residual = static_cast<T*>(p.residual) + t * p.residual_stride;
+      T* out = static_cast<T*>(p.out) + t * p.out_stride;
+      const float scale = inverse_root(add_sum_of_squares(x, residual, p.width), p.width, p.eps);
+      scale_row(residual, scale, static_cast<const T*>(p.weight), p.width, out);
+    }
+  });
+}
+
+void layer_norm(const LayerNormParams& p, int64_t begin, int64_t end) {
+  dispatch_dtype(p.dtype, [&]<class T>(std::type_identity<T>) {
+    for (int64_t t = begin; t < end; ++t) {
+      layer_norm_row(static_cast<const T*>(p.x) + t * p.x_stride, static_cast<const T*>(p.weight),
+                     static_cast<const T*>(p.bias), p.eps, p.width,
+                     static_cast<T*>(p.out) + t * p.out_stride);
+    }
+  });
+}
+
+void scale_add(const ScaleAddParams& p, int64_t begin, int64_t end) {
+  dispatch_dtype(p.dtype, [&]<class T>(std::type_identity<T>) {
+    for (int64_t t = begin; t < end; ++t) {
+      scale_add_row(static_cast<const T*>(p.x) + t * p.x_stride, static_cast<const T*>(p.bias),
+                    static_cast<const T*>(p.scale),
+                    static_cast<const T*>(p.residual) + t * p.residual_stride, p.width,
+                    static_cast<T*>(p.out) + t * p.out_stride);
     }
   });
 }

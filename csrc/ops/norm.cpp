@@ -37,8 +37,91 @@ void rms_norm(const Tensor& x, const Tensor& weight, double eps, const Tensor& o
   run_rows(cpu::kernels().rms_norm, p, T * num_heads, C);
 }
 
+void add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, double eps,
+                  const Tensor& out) {
+  const Op op{"add_rms_norm"};
+  Dim T{"T"}, C{"C"};
+  Type dtype;
+  op.match("x", x).shape(T, C).type(dtype).rows();
+  op.match("residual", residual).shape(T, C).type(dtype).rows();
+  op.match("weight", weight).shape(C).type(dtype).contiguous();
+  op.match("out", out).shape(T, C).type(dtype).rows();
+  if (T == 0) return;
+  const AddRmsNormParams p{
+      .x = x.const_data_ptr(),
+      .residual = residual.mutable_data_ptr(),
+      .weight = weight.const_data_ptr(),
+      .out = out.mutable_data_ptr(),
+      .num_tokens = T,
+      .width = C,
+      .x_stride = x.stride(0),
+      .residual_stride = residual.stride(0),
+      .out_stride = out.stride(0),
+      .eps = static_cast<float>(eps),
+      .dtype = dtype,
+  };
+  run_rows(cpu::kernels().add_rms_norm, p, T, C);
+}
+
+void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps,
+                const Tensor& out) {
+  const Op op{"layer_norm"};
+  Dim T{"T"}, C{"C"};
+  Type dtype;
+  op.match("x", x).shape(T, C).type(dtype).rows();
+  op.match("weight", weight).shape(C).type(dtype).contiguous();
+  op.match("bias", bias).shape(C).type(dtype).contiguous();
+  op.match("out", out).shape(T, C).type(dtype).rows();
+  if (T == 0) return;
+  const LayerNormParams p{
+      .x = x.const_data_ptr(),
+      .weight = weight.const_data_ptr(),
+      .bias = bias.const_data_ptr(),
+      .out = out.mutable_data_ptr(),
+      .num_tokens = T,
+      .width = C,
+      .x_stride = x.stride(0),
+      .out_stride = out.stride(0),
+      .eps = static_cast<float>(eps),
+      .dtype = dtype,
+  };
+  run_rows(cpu::kernels().layer_norm, p, T, C);
+}
+
+void scale_add(const Tensor& x, const std::optional<Tensor>& bias, const Tensor& scale,
+               const Tensor& residual, const Tensor& out) {
+  const Op op{"scale_add"};
+  Dim T{"T"}, C{"C"};
+  Type dtype;
+  op.match("x", x).shape(T, C).type(dtype).rows();
+  if (bias) op.match("bias", *bias).shape(C).type(dtype).contiguous();
+  op.match("scale", scale).shape(C).type(dtype).contiguous();
+  op.match("residual", residual).shape(T, C).type(dtype).rows();
+  op.match("out", out).shape(T, C).type(dtype).rows();
+  if (T == 0) return;
+  const ScaleAddParams p{
+      .x = x.const_data_ptr(),
+      .bias = bias ? bias->const_data_ptr() : nullptr,
+      .scale = scale.const_data_ptr(),
+      .residual = residual.const_data_ptr(),
+      .out = out.mutable_data_ptr(),
+      .num_tokens = T,
+      .width = C,
+      .x_stride = x.stride(0),
+      .residual_stride = residual.stride(0),
+      .out_stride = out.stride(0),
+      .dtype = dtype,
+  };
+  run_rows(cpu::kernels().scale_add, p, T, C);
+}
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { m.impl("rms_norm", TORCH_BOX(&rms_norm)); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) {
+  m.impl("rms_norm", TORCH_BOX(&rms_norm));
+  m.impl("add_rms_norm", TORCH_BOX(&add_rms_norm));
+  m.impl("layer_norm", TORCH_BOX(&layer_norm));
+  m.impl("scale_add", TORCH_BOX(&scale_add));
+}
 
 }  // namespace lightvl

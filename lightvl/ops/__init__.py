@@ -1,13 +1,27 @@
 """The operators as typed functions: each allocates its outputs and calls the compiled library."""
 
+from lightvl.ops.activation import gelu, silu_mul
 from lightvl.ops.attention import paged_attention, vision_attention
+from lightvl.ops.embedding import gather_embeddings
 from lightvl.ops.library import check_device, cpu_isa
-from lightvl.ops.norm import rms_norm
+from lightvl.ops.norm import add_rms_norm, layer_norm, rms_norm, scale_add
+from lightvl.ops.rotary import rope_write_kv
+from lightvl.ops.sampling import SampleParams, SampleResult, sample
 
 __all__ = [
+    "SampleParams",
+    "SampleResult",
+    "add_rms_norm",
     "check_device",
     "cpu_isa",
+    "gather_embeddings",
+    "gelu",
+    "layer_norm",
     "paged_attention",
     "rms_norm",
+    "rope_write_kv",
+    "sample",
+    "scale_add",
+    "silu_mul",
     "vision_attention",
 ]

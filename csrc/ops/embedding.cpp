@@ -1,0 +1,41 @@
+// Host side of the embedding gather.
+#include "ops/check.h"
+#include "ops/stable.h"
+
+namespace lightvl {
+namespace {
+
+void gather_embeddings(const Tensor& ids, const Tensor& table, const Tensor& image_rows,
+                       const std::optional<Tensor>& image_arena, const Tensor& out) {
+  const Op op{"gather_embeddings"};
+  Dim T{"T"}, V{"V"}, C{"C"}, A{"A"};
+  Type dtype;
+  op.match("ids", ids).shape(T).type(ScalarType::Long).contiguous();
+  op.match("table", table).shape(V, C).type(dtype).rows();
+  op.match("image_rows", image_rows).shape(T).type(ScalarType::Int).contiguous();
+  if (image_arena) op.match("image_arena", *image_arena).shape(A, C).type(dtype).rows();
+  op.match("out", out).shape(T, C).type(dtype).rows();
+  if (T == 0) return;
+  const int64_t element_bytes = static_cast<int64_t>(table.element_size());
+  const GatherEmbeddingsParams p{
+      .ids = static_cast<const int64_t*>(ids.const_data_ptr()),
+      .table = table.const_data_ptr(),
+      .image_rows = static_cast<const int32_t*>(image_rows.const_data_ptr()),
+      .image_arena = image_arena ? image_arena->const_data_ptr() : nullptr,
+      .out = out.mutable_data_ptr(),
+      .num_tokens = T,
+      .row_bytes = C * element_bytes,
+      .table_stride_bytes = table.stride(0) * element_bytes,
+      .image_arena_stride_bytes = image_arena ? image_arena->stride(0) * element_bytes : 0,
+      .out_stride_bytes = out.stride(0) * element_bytes,
+  };
+  run_rows(cpu::kernels().gather_embeddings, p, T, C);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) {
+  m.impl("gather_embeddings", TORCH_BOX(&gather_embeddings));
+}
+
+}  // namespace lightvl

@@ -1,0 +1,108 @@
+// Host side of sampling.
+#include "ops/check.h"
+#include "ops/stable.h"
+
+namespace lightvl {
+namespace {
+
+using Optional = std::optional<Tensor>;
+
+constexpr int64_t kTokenCost = 4;  // element operations that a vocabulary entry is worth
+
+template <class T>
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+template <class T>
+const T* data(const Optional& tensor) {
+  return tensor ? data<T>(*tensor) : nullptr;
+}
+template <class T>
+T* mutable_data(const Optional& tensor) {
+  return tensor ? static_cast<T*>(tensor->mutable_data_ptr()) : nullptr;
+}
+
+void sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k,
+            const Tensor& top_p, const Tensor& min_p, const Tensor& seeds, const Tensor& offsets,
+            const Optional& penalties, const Optional& counts, const Optional& count_rows,
+            const Optional& bias_offsets, const Optional& bias_ids, const Optional& bias_values,
+            const Optional& allowed_mask, const Tensor& out_ids, const Optional& logprobs,
+            const Optional& top_ids, const Optional& top_logprobs) {
+  const Op op{"sample"};
+  Dim S{"S"}, V{"V"}, R{"R"}, M{"M"}, n{"n"};
+  Type dtype;
+  op.match("logits", logits).shape(S, V).type(dtype).rows();
+  const auto per_row = [&](const char* name, const Tensor& tensor, ScalarType type) {
+    op.match(name, tensor).shape(S).type(type).contiguous();
+  };
+  per_row("temperature", temperature, ScalarType::Float);
+  per_row("top_k", top_k, ScalarType::Int);
+  per_row("top_p", top_p, ScalarType::Float);
+  per_row("min_p", min_p, ScalarType::Float);
+  per_row("seeds", seeds, ScalarType::Long);
+  per_row("offsets", offsets, ScalarType::Long);
+  per_row("out_ids", out_ids, ScalarType::Long);
+  op.require(counts.has_value() == count_rows.has_value(), "counts and count_rows go together");
+  op.require(counts || !penalties, "penalties need counts");
+  if (penalties) {
+    op.match("penalties", *penalties).shape(S, 3).type(ScalarType::Float).contiguous();
+  }
+  if (counts) {
+    op.match("counts", *counts).shape(R, V).type(ScalarType::Short).rows();
+    per_row("count_rows", *count_rows, ScalarType::Int);
+  }
+  op.require(bias_offsets.has_value() == bias_ids.has_value() &&
+                 bias_offsets.has_value() == bias_values.has_value(),
+             "bias_offsets, bias_ids and bias_values go together");
+  if (bias_offsets) {
+    op.match("bias_offsets", *bias_offsets).shape(S + 1).type(ScalarType::Int).contiguous();
+    op.match("bias_ids", *bias_ids).shape(M).type(ScalarType::Int).contiguous();
+    op.match("bias_values", *bias_values).shape(M).type(ScalarType::Float).contiguous();
+  }
+  if (allowed_mask) {
+    op.match("allowed_mask", *allowed_mask).shape(S, (V + 31) / 32).type(ScalarType::Int);
+    op.match("allowed_mask", *allowed_mask).contiguous();
+  }
+  if (logprobs) per_row("logprobs", *logprobs, ScalarType::Float);
+  op.require(top_ids.has_value() == top_logprobs.has_value(), "top_ids and top_logprobs go together");
+  if (top_ids) {
+    op.match("top_ids", *top_ids).shape(S, n).type(ScalarType::Int).contiguous();
+    op.match("top_logprobs", *top_logprobs).shape(S, n).type(ScalarType::Float).contiguous();
+    op.require(n <= V, "top_ids asks for more ids than the vocabulary has");
+  }
+  op.require(S == 0 || V > 0, "logits have an empty vocabulary");
+  if (S == 0) return;
+  const SampleParams p{
+      .logits = logits.const_data_ptr(),
+      .temperature = data<float>(temperature),
+      .top_k = data<int32_t>(top_k),
+      .top_p = data<float>(top_p),
+      .min_p = data<float>(min_p),
+      .seeds = data<int64_t>(seeds),
+      .offsets = data<int64_t>(offsets),
+      .penalties = data<float>(penalties),
+      .counts = mutable_data<int16_t>(counts),
+      .count_rows = data<int32_t>(count_rows),
+      .bias_offsets = data<int32_t>(bias_offsets),
+      .bias_ids = data<int32_t>(bias_ids),
+      .bias_values = data<float>(bias_values),
+      .allowed_mask = data<int32_t>(allowed_mask),
+      .out_ids = static_cast<int64_t*>(out_ids.mutable_data_ptr()),
+      .logprobs = mutable_data<float>(logprobs),
+      .top_ids = mutable_data<int32_t>(top_ids),
+      .top_logprobs = mutable_data<float>(top_logprobs),
+      .num_sequences = S,
+      .vocab_size = V,
+      .num_top = top_ids ? int64_t{n} : 0,
+      .logits_stride = logits.stride(0),
+      .counts_stride = counts ? counts->stride(0) : 0,
+      .dtype = dtype,
+  };
+  run_rows(cpu::kernels().sample, p, S, V * kTokenCost);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { m.impl("sample", TORCH_BOX(&sample)); }
+
+}  // namespace lightvl

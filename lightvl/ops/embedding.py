@@ -1,0 +1,31 @@
+"""Rows of the model's input from the text table and the picture embeddings."""
+
+from torch import Tensor
+
+from lightvl.ops.library import out_operator
+
+_gather_embeddings = out_operator("gather_embeddings")
+
+
+def gather_embeddings(
+    ids: Tensor, table: Tensor, image_rows: Tensor, image_arena: Tensor | None
+) -> Tensor:
+    """Return each token's embedding: its picture row where it has one, else its row of the table.
+
+    Args:
+        ids: int64 [T], rows of `table`, in range, which is not checked; not read for a token that
+            has a picture row.
+        table: [V, C], row-strided.
+        image_rows: int32 [T], rows of `image_arena`, in range, or negative for text.
+        image_arena: [A, C], row-strided, dtype of `table`; None when the step has no pictures:
+            `image_rows` is not read then.
+
+    Returns:
+        [T, C] in the dtype of `table`.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    out = table.new_empty((ids.shape[0], table.shape[1]))
+    _gather_embeddings(ids, table, image_rows, image_arena, out)
+    return out
