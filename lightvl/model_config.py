@@ -20,6 +20,7 @@ from lightvl.config import (
 )
 from lightvl.errors import StartupError
 from lightvl.rope_config import context_len, load_rope
+from lightvl.shards import find_shards
 from lightvl.utils.fields import Fields
 
 Norm = Literal["layer_norm", "rms_norm"]
@@ -77,20 +78,8 @@ def load_model_config(model_dir: Path) -> ModelConfig:
             method = part.nested("quantization_config").get("quant_method")
             _refuse(f"a quantized checkpoint (quantization_config: {method})")
     model = readers[model_type](config, model_dir)
-    check_safetensors(model_dir)
+    find_shards(model_dir)
     return model
-
-
-def check_safetensors(model_dir: Path) -> None:
-    """Checks that weights lie there as safetensors.
-
-    Raises:
-        StartupError: There are none; exit code 2.
-    """
-    if not any(model_dir.glob("*.safetensors")):
-        others = sorted(x.name for x in (*model_dir.glob("*.bin"), *model_dir.glob("*.gguf")))
-        found = f" (found {', '.join(others[:3])}, which is not read)" if others else ""
-        raise StartupError(f"{model_dir}: no *.safetensors{found}; expected {SUPPORTED}")
 
 
 def _original(config: Fields, model_dir: Path) -> ModelConfig:

@@ -1,1 +1,1 @@
-
+"""The parts that models are made of: weights and the operators that use them."""

@@ -1,1 +1,1 @@
-
+"""Models as compositions of layers, and how checkpoints are loaded into them."""
