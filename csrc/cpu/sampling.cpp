@@ -14,19 +14,21 @@ namespace lightvl::cpu::LIGHTVL_ISA {
 namespace {
 
 constexpr float kGreedyTemperature = 1e-5f;
+static_assert(kBlock == kNoiseBlock);
 
 // Lowest index of the largest value; 0 if there is none.
 template <class T>
 int64_t argmax(const T* x, int64_t size) {
-  constexpr int64_t kStep = 1024;
+  constexpr int64_t kStep = 512;
   float best = -INFINITY;
   int64_t best_begin = 0;
   for (int64_t begin = 0; begin < size; begin += kStep) {
-    const int64_t end = begin + kStep < size ? begin + kStep : size;
+    const T* step = x + begin;
+    const int count = static_cast<int>(size - begin < kStep ? size - begin : kStep);
     float largest = -INFINITY;
 #pragma omp simd reduction(max : largest)
-    for (int64_t i = begin; i < end; ++i) {
-      largest = to_float(x[i]) > largest ? to_float(x[i]) : largest;
+    for (int i = 0; i < count; ++i) {
+      largest = to_float(step[i]) > largest ? to_float(step[i]) : largest;
     }
     if (largest > best) {
       best = largest;
@@ -97,10 +99,10 @@ float edit(const SampleParams& p, int64_t row, Scores& s) {
 void weigh(Scores& s, float max, float inverse_temperature, float cut) {
   for (int64_t b = 0; b < s.num_blocks; ++b) {
     if (s.block_max[b] < cut) continue;
+    const float* value = s.value + b * kBlock;
+    float* weight = s.weight + b * kBlock;
 #pragma omp simd
-    for (int64_t i = b * kBlock; i < (b + 1) * kBlock; ++i) {
-      s.weight[i] = fast_exp((s.value[i] - max) * inverse_temperature);
-    }
+    for (int i = 0; i < kBlock; ++i) weight[i] = fast_exp((value[i] - max) * inverse_temperature);
   }
 }
 
@@ -127,23 +129,25 @@ float filter(const SampleParams& p, int64_t row, float max, Scores& s) {
 // Gumbel-max draw among the scores from `cut` on; the lowest id wins a tie.
 int64_t draw(const Scores& s, float max, float cut, float inverse_temperature, NoiseKey key) {
   int64_t best_id = first_index_of(s, max);
-  float best = gumbel(key, static_cast<uint32_t>(best_id));
+  float noise[kBlock];
+  fill_noise(key, best_id / kBlock, noise);
+  float best = noise[best_id % kBlock];
   for (int64_t b = 0; b < s.num_blocks; ++b) {
     const bool out_of_reach = (s.block_max[b] - max) * inverse_temperature + kMaxGumbel < best;
     if (s.block_max[b] < cut || out_of_reach) continue;
+    fill_noise(key, b, noise);
     const float* value = s.value + b * kBlock;
     float noisy[kBlock];
 #pragma omp simd
-    for (int64_t i = 0; i < kBlock; ++i) {
-      const float noise = gumbel(key, static_cast<uint32_t>(b * kBlock + i));
-      noisy[i] = value[i] >= cut ? (value[i] - max) * inverse_temperature + noise : -INFINITY;
+    for (int i = 0; i < kBlock; ++i) {
+      const float sum = (value[i] - max) * inverse_temperature + noise[i];
+      noisy[i] = value[i] >= cut ? sum : -INFINITY;
     }
     const float block_best = max_of_block(noisy);
+    if (block_best < best) continue;
     const int64_t block_id = b * kBlock + argmax(noisy, kBlock);
-    if (block_best > best || (block_best == best && block_id < best_id)) {
-      best = block_best;
-      best_id = block_id;
-    }
+    if (block_best > best || block_id < best_id) best_id = block_id;
+    best = block_best;
   }
   return best_id;
 }
@@ -152,9 +156,10 @@ int64_t draw(const Scores& s, float max, float cut, float inverse_temperature, N
 float log_sum_exp(const Scores& s, float max) {
   double total = 0.0;
   for (int64_t b = 0; b < s.num_blocks; ++b) {
+    const float* value = s.value + b * kBlock;
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = b * kBlock; i < (b + 1) * kBlock; ++i) sum += fast_exp(s.value[i] - max);
+    for (int i = 0; i < kBlock; ++i) sum += fast_exp(value[i] - max);
     total += sum;
   }
   return max + static_cast<float>(std::log(total));

@@ -10,7 +10,7 @@
 
 namespace lightvl::cpu::LIGHTVL_ISA {
 
-constexpr int64_t kBlock = 64;
+constexpr int kBlock = 64;
 
 // Scores are finite or -inf (never chosen); the last block is padded with -inf.
 struct Scores {
@@ -33,17 +33,10 @@ struct Scores {
 };
 
 inline float max_of_block(const float* value) {
-  float lanes[16];
-  for (int i = 0; i < 16; ++i) lanes[i] = value[i];
-  for (int i = 16; i < kBlock; ++i) {
-    lanes[i % 16] = value[i] > lanes[i % 16] ? value[i] : lanes[i % 16];
-  }
-  for (int width = 8; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) {
-      lanes[i] = lanes[i + width] > lanes[i] ? lanes[i + width] : lanes[i];
-    }
-  }
-  return lanes[0];
+  float largest = -INFINITY;
+#pragma omp simd reduction(max : largest)
+  for (int i = 0; i < kBlock; ++i) largest = value[i] > largest ? value[i] : largest;
+  return largest;
 }
 
 // Fills block_max and returns the largest score.
@@ -79,15 +72,15 @@ inline Tail tail_from(const Scores& s, float cut) {
     if (s.block_max[b] < cut) continue;
     const float* value = s.value + b * kBlock;
     const float* weight = s.weight + b * kBlock;
-    float mass = 0.0f;
-    int32_t count = 0;
+    float mass = 0.0f, count = 0.0f;
 #pragma omp simd reduction(+ : mass, count)
-    for (int64_t i = 0; i < kBlock; ++i) {
-      mass += value[i] >= cut ? weight[i] : 0.0f;
-      count += value[i] >= cut ? 1 : 0;
+    for (int i = 0; i < kBlock; ++i) {
+      const float kept = value[i] >= cut ? 1.0f : 0.0f;
+      mass += kept * weight[i];
+      count += kept;
     }
     tail.mass += mass;
-    tail.count += count;
+    tail.count += static_cast<int64_t>(count);
   }
   return tail;
 }
