@@ -1,0 +1,1 @@
+"""Models against transformers, and how checkpoints are read."""
