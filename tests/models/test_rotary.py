@@ -56,7 +56,9 @@ def rotary(scaling: dict[str, Any] | None, head_dim: int) -> RotaryEmbedding:
 
 
 def reference(scaling: dict[str, Any] | None, head_dim: int) -> LlamaRotaryEmbedding:
-    return LlamaRotaryEmbedding(LlamaConfig(**fields(dict(scaling) if scaling else None, head_dim)))
+    config = LlamaConfig(**fields(dict(scaling) if scaling else None, head_dim))
+    embedding: LlamaRotaryEmbedding = LlamaRotaryEmbedding(config)
+    return embedding
 
 
 def lookup(embedding: RotaryEmbedding, positions: list[int], effective: list[int]) -> torch.Tensor:
