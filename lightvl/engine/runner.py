@@ -75,7 +75,6 @@ class Runner:
             self._sampler.join(join)
         begin = perf_counter()
         if self._vision is not None:
-            self._vision.drop(plan.dropped_pictures)
             self._vision.run(plan.pictures, plan.tiles)
         middle = perf_counter()
         drawn = self._run_rows(plan.rows) if plan.rows else []

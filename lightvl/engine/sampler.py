@@ -43,6 +43,9 @@ class _Constraints:
         return self.bias | dict.fromkeys(self.end_ids, float("-inf"))
 
 
+Constrained = dict[int, _Constraints]
+
+
 @dataclass(slots=True)
 class _Batch:
     """What the operator is given for one list of slots.
@@ -159,6 +162,8 @@ class Sampler:
         return np.packbits(bits, bitorder="little").view(np.int32)
 
     def _gather(self, slots: list[int]) -> _Batch:
+        num_logprobs = max(self._num_logprobs[slot] for slot in slots)
+        constrained = {s: c for s in slots if (c := self._constraints.get(s)) is not None}
         params = ops.SampleParams(
             temperature=torch.from_numpy(self._temperature[slots]),
             top_k=torch.from_numpy(self._top_k[slots]),
@@ -166,40 +171,52 @@ class Sampler:
             min_p=torch.from_numpy(self._min_p[slots]),
             seeds=torch.from_numpy(self._seeds[slots]),
             offsets=torch.from_numpy(self._offsets[slots]),
-            num_logprobs=max(self._num_logprobs[slot] for slot in slots),
+            **self._penalty_params(slots, constrained),
+            **self._bias_params(slots, constrained),
+            **self._mask_params(slots, constrained),
+            logprobs=num_logprobs >= 0,
+            num_top=max(num_logprobs, 0),
         )
-        constrained = {s: c for s in slots if (c := self._constraints.get(s)) is not None}
-        steps_left = NEVER
-        if constrained:
-            steps_left = self._add_constraints(params, slots, constrained)
+        masked = (c.masked_until - int(self._offsets[s]) for s, c in constrained.items())
+        steps_left = min((steps for steps in masked if steps > 0), default=NEVER)
         return _Batch(slots, torch.tensor(slots), params, steps_left)
 
-    def _add_constraints(
-        self, params: ops.SampleParams, slots: list[int], constrained: dict[int, _Constraints]
-    ) -> int:
-        """Fills in the optional parameters; returns for how many draws they hold."""
-        if any(c.penalized for c in constrained.values()):
-            rows = [s if s in constrained and constrained[s].penalized else -1 for s in slots]
-            params.penalties = torch.from_numpy(self._penalties[slots])
-            params.counts = self._counts
-            params.count_rows = torch.tensor(rows, dtype=torch.int32)
-        drawn = {s: int(self._offsets[s]) for s in constrained}
-        biases = [constrained[s].bias_at(drawn[s]) if s in constrained else {} for s in slots]
-        if any(biases):
-            sizes = [0, *(len(bias) for bias in biases)]
-            params.bias_offsets = torch.tensor(np.cumsum(sizes), dtype=torch.int32)
-            params.bias_ids = torch.tensor([i for b in biases for i in b], dtype=torch.int32)
-            params.bias_values = torch.tensor(
-                [value for bias in biases for value in bias.values()], dtype=torch.float32
-            )
-        masks = {s: c.allowed for s, c in constrained.items() if c.allowed is not None}
-        if masks:
-            everything = np.full(-(-self._vocab_size // 32), -1, dtype=np.int32)
-            params.allowed_mask = torch.from_numpy(
+    def _penalty_params(self, slots: list[int], constrained: Constrained) -> dict[str, Tensor]:
+        penalized = {slot for slot, c in constrained.items() if c.penalized}
+        if not penalized or self._counts is None:
+            return {}
+        rows = [slot if slot in penalized else -1 for slot in slots]
+        return {
+            "penalties": torch.from_numpy(self._penalties[slots]),
+            "counts": self._counts,
+            "count_rows": torch.tensor(rows, dtype=torch.int32),
+        }
+
+    def _bias_params(self, slots: list[int], constrained: Constrained) -> dict[str, Tensor]:
+        biases: list[dict[int, float]] = [
+            constrained[slot].bias_at(int(self._offsets[slot])) if slot in constrained else {}
+            for slot in slots
+        ]
+        if not any(biases):
+            return {}
+        ends = np.cumsum([0, *(len(bias) for bias in biases)])
+        values = [value for bias in biases for value in bias.values()]
+        return {
+            "bias_offsets": torch.from_numpy(ends.astype(np.int32)),
+            "bias_ids": torch.tensor([i for bias in biases for i in bias], dtype=torch.int32),
+            "bias_values": torch.tensor(values, dtype=torch.float32),
+        }
+
+    def _mask_params(self, slots: list[int], constrained: Constrained) -> dict[str, Tensor]:
+        masks = {slot: c.allowed for slot, c in constrained.items() if c.allowed is not None}
+        if not masks:
+            return {}
+        everything = np.full(-(-self._vocab_size // 32), -1, dtype=np.int32)
+        return {
+            "allowed_mask": torch.from_numpy(
                 np.stack([masks.get(slot, everything) for slot in slots])
             )
-        masked = [c.masked_until - drawn[s] for s, c in constrained.items()]
-        return min((steps for steps in masked if steps > 0), default=NEVER)
+        }
 
     def _with_logprobs(
         self, slots: list[int], ids: list[int], result: ops.SampleResult

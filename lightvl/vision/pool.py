@@ -59,11 +59,6 @@ class VisionPool:
         """Pictures whose patches wait for the tower."""
         return len(self._patches)
 
-    def drop(self, keys: Sequence[bytes]) -> None:
-        """Frees the patches of pictures whose remaining tiles won't run."""
-        for key in keys:
-            del self._patches[key], self._tiles_left[key]
-
     def run(self, pictures: Sequence[PictureWork], tiles: Sequence[TileWork]) -> None:
         """Makes patches of new pictures, then runs `tiles` through the tower in one batch."""
         if pictures:
