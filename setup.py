@@ -43,7 +43,7 @@ def find_torch() -> bool:
         if path is not None and path not in sys.path:
             sys.path.append(path)
         try:
-            import torch  # noqa: F401, PLC0415
+            import torch  # noqa: F401
         except ModuleNotFoundError:
             continue
         return True
@@ -57,7 +57,7 @@ def glob(pattern: str) -> list[str]:
 
 def extension() -> dict[str, object]:
     """Arguments of `setup` that describe the extension; needs torch."""
-    from torch.utils.cpp_extension import BuildExtension, CppExtension  # noqa: PLC0415
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
 
     cpu_sources = [source for source in glob("csrc/cpu/*.cpp") if source != CHOSEN_ONCE]
 
@@ -83,6 +83,7 @@ def extension() -> dict[str, object]:
         include_dirs=[str(ROOT / "csrc")],
         define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)],
         extra_compile_args=[*COMMON, "-O2"],
+        extra_link_args=["-Wl,-z,defs"],
         py_limited_api=True,
     )
     return {

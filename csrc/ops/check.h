@@ -24,10 +24,8 @@ class Dim {
  public:
   explicit Dim(const char* name) : name_(name) {}
 
-  bool unify(int64_t size) {
-    if (value_ < 0) value_ = size;
-    return value_ == size;
-  }
+  bool fits(int64_t size) const { return value_ < 0 || value_ == size; }
+  void bind(int64_t size) { value_ = size; }
   operator int64_t() const { return value_; }
 
   std::string text() const {
@@ -92,16 +90,16 @@ class Match {
   Match(const char* op, const char* name, const Tensor& tensor)
       : op_(op), name_(name), tensor_(tensor) {}
 
-  // Unifies each size with its symbol.
+  // Each size is its literal or that of its symbol, which takes the size if it had none.
   template <class... Dims>
   const Match& shape(Dims&&... dims) const {
     const auto sizes = tensor_.sizes();
-    bool same = sizes.size() == sizeof...(Dims);
-    if (same) {
-      size_t i = 0;
-      same = (unify(dims, sizes[i++]) && ...);
+    size_t i = 0;
+    if (sizes.size() != sizeof...(Dims) || !(fits(dims, sizes[i++]) && ...)) {
+      fail_shape({text(dims)...});
     }
-    if (!same) fail_shape({text(dims)...});
+    i = 0;
+    (bind(dims, sizes[i++]), ...);
     return *this;
   }
 
@@ -135,13 +133,30 @@ class Match {
     return *this;
   }
 
+  // Each of the int32 or int64 values lies in [lowest, limit). Reads them: for CPU tensors.
+  const Match& values(int64_t lowest, int64_t limit) const {
+    const bool wide = tensor_.scalar_type() == ScalarType::Long;
+    const void* data = tensor_.const_data_ptr();
+    for (int64_t i = 0; i < tensor_.numel(); ++i) {
+      const int64_t value =
+          wide ? static_cast<const int64_t*>(data)[i] : static_cast<const int32_t*>(data)[i];
+      if (value < lowest || value >= limit) {
+        fail("has " + std::to_string(value) + " at " + std::to_string(i) + ", expected " +
+             std::to_string(lowest) + " to " + std::to_string(limit - 1));
+      }
+    }
+    return *this;
+  }
+
   [[noreturn]] void fail(const std::string& what) const {
     throw std::invalid_argument(std::string(op_) + ": " + name_ + " " + what);
   }
 
  private:
-  static bool unify(Dim& dim, int64_t size) { return dim.unify(size); }
-  static bool unify(int64_t literal, int64_t size) { return literal == size; }
+  static bool fits(const Dim& dim, int64_t size) { return dim.fits(size); }
+  static bool fits(int64_t literal, int64_t size) { return literal == size; }
+  static void bind(Dim& dim, int64_t size) { dim.bind(size); }
+  static void bind(int64_t, int64_t) {}
   static std::string text(const Dim& dim) { return dim.text(); }
   static std::string text(int64_t literal) { return std::to_string(literal); }
   static std::string quoted(ScalarType type) { return type_name(type); }

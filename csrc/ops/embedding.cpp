@@ -5,6 +5,18 @@
 namespace lightvl {
 namespace {
 
+// Rows that will be read lie within their tensors.
+void check_rows(const Op& op, const GatherEmbeddingsParams& p, int64_t table_rows,
+                int64_t arena_rows) {
+  for (int64_t t = 0; t < p.num_tokens; ++t) {
+    if (p.image_arena != nullptr && p.image_rows[t] >= 0) {
+      op.require(p.image_rows[t] < arena_rows, "image_rows has a row that image_arena lacks");
+    } else {
+      op.require(p.ids[t] >= 0 && p.ids[t] < table_rows, "ids has an id that table lacks");
+    }
+  }
+}
+
 void gather_embeddings(const Tensor& ids, const Tensor& table, const Tensor& image_rows,
                        const std::optional<Tensor>& image_arena, const Tensor& out) {
   const Op op{"gather_embeddings"};
@@ -29,6 +41,7 @@ void gather_embeddings(const Tensor& ids, const Tensor& table, const Tensor& ima
       .image_arena_stride_bytes = image_arena ? image_arena->stride(0) * element_bytes : 0,
       .out_stride_bytes = out.stride(0) * element_bytes,
   };
+  check_rows(op, p, V, image_arena ? int64_t{A} : 0);
   run_rows(cpu::kernels().gather_embeddings, p, T, C);
 }
 

@@ -25,6 +25,8 @@ void rope_write_kv(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
   if (q_norm) op.match("q_norm", *q_norm).shape(D).type(dtype).contiguous();
   if (k_norm) op.match("k_norm", *k_norm).shape(D).type(dtype).contiguous();
   op.require(D % 2 == 0 && D <= kMaxHeadDim, "head dim D must be even and at most 256");
+  op.match("rows", rows).values(0, R);
+  op.match("slots", slots).values(-1, N * P);
   if (T == 0) return;
   const RopeWriteKvParams p{
       .q = q.mutable_data_ptr(),

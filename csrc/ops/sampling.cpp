@@ -50,13 +50,16 @@ void sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k
   if (counts) {
     op.match("counts", *counts).shape(R, V).type(ScalarType::Short).rows();
     per_row("count_rows", *count_rows, ScalarType::Int);
+    op.match("count_rows", *count_rows).values(-1, R);
   }
   op.require(bias_offsets.has_value() == bias_ids.has_value() &&
                  bias_offsets.has_value() == bias_values.has_value(),
              "bias_offsets, bias_ids and bias_values go together");
   if (bias_offsets) {
     op.match("bias_offsets", *bias_offsets).shape(S + 1).type(ScalarType::Int).contiguous();
+    op.match("bias_offsets", *bias_offsets).values(0, bias_ids->numel() + 1);
     op.match("bias_ids", *bias_ids).shape(M).type(ScalarType::Int).contiguous();
+    op.match("bias_ids", *bias_ids).values(0, V);
     op.match("bias_values", *bias_values).shape(M).type(ScalarType::Float).contiguous();
   }
   if (allowed_mask) {

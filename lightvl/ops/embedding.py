@@ -13,10 +13,9 @@ def gather_embeddings(
     """Return each token's embedding: its picture row where it has one, else its row of the table.
 
     Args:
-        ids: int64 [T], rows of `table`, in range, which is not checked; not read for a token that
-            has a picture row.
+        ids: int64 [T], rows of `table`; not read for a token that has a picture row.
         table: [V, C], row-strided.
-        image_rows: int32 [T], rows of `image_arena`, in range, or negative for text.
+        image_rows: int32 [T], rows of `image_arena`, or negative for text.
         image_arena: [A, C], row-strided, dtype of `table`; None when the step has no pictures:
             `image_rows` is not read then.
 
@@ -24,7 +23,7 @@ def gather_embeddings(
         [T, C] in the dtype of `table`.
 
     Raises:
-        ValueError: shapes or dtypes do not fit.
+        ValueError: shapes or dtypes do not fit or, checked on the CPU alone, a row is not there.
     """
     out = table.new_empty((ids.shape[0], table.shape[1]))
     _gather_embeddings(ids, table, image_rows, image_arena, out)

@@ -15,15 +15,19 @@ def _load() -> None:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        if "libtorch_cuda" in str(error) or "libcudart" in str(error):
-            raise ImportError(
-                "lightvl was built for a torch with CUDA, but the installed torch "
-                f"{torch.__version__} has none: install a CUDA torch or rebuild lightvl"
-            ) from error
-        raise ImportError(
-            f"lightvl's operator library does not load with torch {torch.__version__}: "
-            f"rebuild lightvl ({error})"
-        ) from error
+        raise ImportError(_advice(str(error.__cause__ or error))) from error
+
+
+def _advice(reason: str) -> str:
+    if "libtorch_cuda" in reason or "libcudart" in reason:
+        return (
+            "lightvl was built for a torch with CUDA, but the installed torch "
+            f"{torch.__version__} has none: install a CUDA torch or rebuild lightvl"
+        )
+    return (
+        f"lightvl's operator library does not load with torch {torch.__version__}: "
+        f"rebuild lightvl ({reason})"
+    )
 
 
 def out_operator(name: str) -> Callable[..., None]:

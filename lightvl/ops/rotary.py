@@ -30,9 +30,8 @@ def rope_write_kv(
         k: [T, K, D], row-strided, left as it is.
         v: [T, K, D], row-strided.
         cos_sin: float32 [R, D]: the cosines of D/2 frequencies, then their sines.
-        rows: int32 [T], each token's row of cos_sin; in range, which is not checked.
-        slots: int64 [T], page * P + offset in the caches, or -1 for a token that is not written;
-            in range, which is not checked.
+        rows: int32 [T], each token's row of cos_sin.
+        slots: int64 [T], page * P + offset in the caches, or -1 for a token that is not written.
         k_cache: [N, K, P, D], contiguous.
         v_cache: [N, K, P, D], contiguous.
         q_norm: [D], weight of an RMS norm applied to each query head before the rotation.
@@ -40,6 +39,7 @@ def rope_write_kv(
         eps: Added to the mean square in those norms.
 
     Raises:
-        ValueError: shapes or dtypes do not fit.
+        ValueError: shapes or dtypes do not fit or, checked on the CPU alone, a row or slot is not
+            there.
     """
     _rope_write_kv(q, k, v, cos_sin, rows, slots, k_cache, v_cache, q_norm, k_norm, eps)

@@ -29,7 +29,7 @@ class SampleParams:
     counts: Tensor | None = None  # int16 [R, V], occurrences so far; the drawn id is added
     count_rows: Tensor | None = None  # int32 [S], each its own row of counts; -1: no penalties
     bias_offsets: Tensor | None = None  # int32 [S + 1], row s has entries [s] to [s + 1] of:
-    bias_ids: Tensor | None = None  # int32 [M], in range, which is not checked
+    bias_ids: Tensor | None = None  # int32 [M]
     bias_values: Tensor | None = None  # float32 [M], added to the logits; -inf forbids
     allowed_mask: Tensor | None = None  # int32 [S, ceil(V / 32)]; bit i % 32 of word i // 32
 
@@ -66,7 +66,8 @@ def sample(logits: Tensor, params: SampleParams) -> SampleResult:
         The drawn ids, and the log-probabilities that `params` asks for.
 
     Raises:
-        ValueError: shapes or dtypes do not fit.
+        ValueError: shapes or dtypes do not fit or, checked on the CPU alone, an id or row is not
+            there.
     """
     num_rows = logits.shape[0]
     ids = torch.empty_like(params.offsets)
