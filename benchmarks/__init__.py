@@ -1,0 +1,1 @@
+"""Benchmarks: kernels against peers, serving against other servers."""

@@ -1,0 +1,1 @@
+"""Serving benchmarks and the checkpoints that they use."""
