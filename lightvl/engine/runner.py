@@ -63,6 +63,11 @@ class Runner:
         ]
         self._vision = _vision_pool(config, model, memory, pixels)
 
+    @property
+    def num_pending_pictures(self) -> int:
+        """Pictures whose patches wait for the tower."""
+        return 0 if self._vision is None else self._vision.num_pending_pictures
+
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
         """Runs one step: joins, pictures, tiles, rows.
