@@ -1,1 +1,1 @@
-
+"""The front process: HTTP in, engine messages out; no torch."""

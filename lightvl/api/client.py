@@ -1,0 +1,282 @@
+"""The front's end of the engine: requests in, tokens out; no HTTP here.
+
+The HTTP routes use it, and so does offline `LLM`. All traffic runs on one event loop.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from lightvl.api.admission import Ticket
+from lightvl.api.generation import (
+    Generation,
+    GenerationRequest,
+    Prepared,
+    Sequence,
+    TextOptions,
+)
+from lightvl.api.metrics import Metrics
+from lightvl.api.pixels import PixelSupply
+from lightvl.api.prepare import Preparer, PromptRules
+from lightvl.errors import EngineLostError, RequestError
+from lightvl.messages import (
+    Abort,
+    AddRequest,
+    FlushCaches,
+    GetStats,
+    NeedPixels,
+    PixelsDone,
+    Started,
+    Stats,
+    StepOutputs,
+    ToFront,
+)
+from lightvl.multimodal.pool import MediaPool, RequestMedia
+from lightvl.tokenizer.stream import TextStream
+from lightvl.tokenizer.tokenizer import Tokenizer
+from lightvl.types import FinishReason
+from lightvl.utils.channel import AsyncChannel, ChannelClosed
+
+log = logging.getLogger(__name__)
+
+_STATS_WAIT_S = 1.0
+
+
+class EngineClient:
+    """Sends requests to the engine and gives each its tokens.
+
+    Args:
+        channel: To the engine, which has said `Ready`.
+        media: Loads and decodes pictures.
+        tokenizer: The model's.
+        rules: What one request may ask for.
+        metrics: Counts what passes.
+
+    Attributes:
+        lost: Set once the engine is gone.
+    """
+
+    def __init__(
+        self,
+        channel: AsyncChannel[ToFront],
+        media: MediaPool,
+        tokenizer: Tokenizer,
+        rules: PromptRules,
+        metrics: Metrics,
+    ) -> None:
+        self._channel = channel
+        self._tokenizer = tokenizer
+        self._ids = itertools.count(1)
+        self._sequences: dict[int, Sequence] = {}
+        self._supply = PixelSupply(media, self._send)
+        self._stats: deque[asyncio.Future[dict[str, float]]] = deque()
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            StepOutputs: self._on_outputs,
+            Started: self._on_started,
+            NeedPixels: self._on_need_pixels,
+            PixelsDone: lambda message: self._supply.done(message.offset),
+            Stats: self._on_stats,
+        }
+        self.preparer = Preparer(media, tokenizer, rules)
+        self.metrics = metrics
+        self.lost = asyncio.Event()
+        self._receiver = asyncio.create_task(self._receive())
+
+    @property
+    def num_live(self) -> int:
+        """Sequences that wait or run."""
+        return len(self._sequences)
+
+    @property
+    def num_live_tokens(self) -> int:
+        """Tokens that the live sequences may come to hold: prompt plus `max_new_tokens`."""
+        return sum(
+            s.generation.num_prompt_tokens + s.generation.prepared.sampling.max_new_tokens
+            for s in self._sequences.values()
+        )
+
+    async def prepare(
+        self, request: GenerationRequest, held: RequestMedia | None = None
+    ) -> Prepared:
+        """Loads the pictures and expands the prompt; `start` or `release` what it returns.
+
+        Args:
+            request: What is asked for.
+            held: What the request holds in the arena already; the result owns it.
+
+        Raises:
+            RequestError: A picture is bad, or the prompt doesn't fit; nothing is held then.
+        """
+        return await self.preparer.prepare(request, held)
+
+    def start(
+        self, prepared: Prepared, ticket: Ticket | None = None, *, streaming: bool = False
+    ) -> Generation:
+        """Sends a request to the engine.
+
+        Args:
+            prepared: The generation owns it from now on.
+            ticket: Its place in the queue, given back when prefill begins.
+            streaming: Whether `Generation.events` will be read.
+
+        Raises:
+            EngineLostError: The engine is gone; the request is discarded.
+        """
+        generation = Generation(prepared, self._finish, ticket, streaming)
+        request, sampling = prepared.request, prepared.sampling
+        messages = []
+        for index in range(request.num_sequences):
+            sequence = Sequence(generation, index, next(self._ids), self._text_stream(request.text))
+            generation.sequences.append(sequence)
+            self._sequences[sequence.request_id] = sequence
+            messages.append(
+                AddRequest(
+                    sequence.request_id,
+                    prepared.token_ids,
+                    msgspec.structs.replace(sampling, seed=_nth_seed(sampling.seed, index)),
+                    prepared.slots,
+                    request.priority,
+                    request.salt,
+                )
+            )
+        try:
+            self._send(*messages)
+        except EngineLostError:
+            generation.close()
+            raise
+        if request.timeout_s is not None:
+            generation.set_deadline(request.timeout_s)
+        return generation
+
+    async def stats(self) -> dict[str, float]:
+        """Returns the engine's gauges and counters; empty if it doesn't answer in a second."""
+        future = asyncio.get_running_loop().create_future()
+        try:
+            self._send(GetStats())
+            self._stats.append(future)
+            return await asyncio.wait_for(future, _STATS_WAIT_S)
+        except (EngineLostError, TimeoutError):
+            return {}
+
+    def flush(self) -> None:
+        """Drops what the engine's caches hold and nobody uses."""
+        self._send(FlushCaches())
+
+    def fail_all(self, error: RequestError) -> None:
+        """Ends every live request with an error."""
+        for sequence in list(self._sequences.values()):
+            sequence.generation.fail(error)
+
+    async def close(self) -> None:
+        """Fails what is live and closes the channel, which ends the engine."""
+        self.fail_all(EngineLostError())
+        self._receiver.cancel()
+        await self._channel.close()
+
+    def _text_stream(self, options: TextOptions) -> TextStream:
+        return TextStream(
+            self._tokenizer,
+            skip_special_tokens=options.skip_special_tokens,
+            stop_strings=options.stop_strings,
+            stop_ids=options.stop_ids,
+            keep_stop=options.keep_stop,
+        )
+
+    # --- messages ----------------------------------------------------------------------------
+
+    def _send(self, *messages: object) -> None:
+        try:
+            self._channel.send(*messages)
+        except ChannelClosed:
+            raise EngineLostError("the engine is gone") from None
+
+    async def _receive(self) -> None:
+        try:
+            while True:
+                message = await self._channel.recv()
+                handler = self._handlers.get(type(message))
+                if handler is not None:
+                    handler(message)
+        except ChannelClosed:
+            self.lost.set()
+            self.fail_all(EngineLostError("the engine was lost"))
+
+    def _on_outputs(self, message: StepOutputs) -> None:
+        now_s = time.monotonic()
+        stopped = []
+        for output in message.outputs:
+            sequence = self._sequences.get(output.request_id)
+            if sequence is None:
+                continue  # aborted while this was on its way
+            event = sequence.push(output, self._tokenizer.eos_ids)
+            self._observe(sequence, now_s)
+            if event.finish_reason is not None:
+                self._end(sequence, event.finish_reason, now_s)
+                if output.finish_reason is None:
+                    stopped.append(Abort(output.request_id))
+            sequence.generation.take(event)
+        if stopped:
+            self._channel.send(*stopped)
+
+    def _on_started(self, message: Started) -> None:
+        sequence = self._sequences.get(message.request_id)
+        if sequence is None or sequence.generation.is_started:
+            return
+        generation = sequence.generation
+        generation.started(message)
+        self.metrics.queue_time.observe(time.monotonic() - generation.arrived_s)
+        self.metrics.request_prompt_tokens.observe(generation.num_prompt_tokens)
+
+    def _on_need_pixels(self, message: NeedPixels) -> None:
+        sequence = self._sequences.get(message.request_id)
+        if sequence is None:
+            return  # aborted; the engine asks the next one that waits
+        prepared = sequence.generation.prepared
+        for slot, image in zip(prepared.slots, prepared.images, strict=True):
+            if slot.key == message.key:
+                self._supply.supply(message, image, sequence.generation.fail)
+                return
+
+    def _on_stats(self, message: Stats) -> None:
+        future = self._stats.popleft()
+        if not future.done():
+            future.set_result(message.values)
+
+    def _observe(self, sequence: Sequence, now_s: float) -> None:
+        metrics, generation = self.metrics, sequence.generation
+        if sequence.num_tokens == 1:
+            metrics.time_to_first_token.observe(now_s - generation.arrived_s)
+        else:
+            metrics.inter_token_latency.observe(now_s - sequence.last_s)
+        sequence.last_s = now_s
+
+    def _end(self, sequence: Sequence, reason: FinishReason, now_s: float) -> None:
+        del self._sequences[sequence.request_id]
+        self._supply.cancel(sequence.request_id)
+        self.metrics.finished.add(value=reason)
+        self.metrics.latency.observe(now_s - sequence.generation.arrived_s)
+        self.metrics.request_generation_tokens.observe(sequence.num_tokens)
+
+    def _finish(self, generation: Generation) -> None:
+        """Aborts what still runs of a generation and frees what it holds."""
+        now_s = time.monotonic()
+        live = [s for s in generation.sequences if s.request_id in self._sequences]
+        for sequence in live:
+            self._end(sequence, "abort", now_s)
+        generation.prepared.release()
+        if live and not self.lost.is_set():
+            try:
+                self._channel.send(*(Abort(s.request_id) for s in live))
+            except ChannelClosed:
+                log.debug("the engine went before an abort reached it")
+
+
+def _nth_seed(seed: int, index: int) -> int:
+    """Returns `seed + index`, wrapped to 64 bits."""
+    return (seed + index + 2**63) % 2**64 - 2**63

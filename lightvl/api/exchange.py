@@ -1,0 +1,280 @@
+"""One HTTP request to a generating route and its answer, over raw ASGI."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import msgspec
+from starlette.types import Message, Receive, Scope, Send
+
+from lightvl.api.admission import Ticket
+from lightvl.api.front import Front
+from lightvl.api.generation import Generation, GenerationRequest, TokenEvent
+from lightvl.api.schema import BodyT, decode_body
+from lightvl.errors import RequestError
+from lightvl.multimodal.pool import ImageSource, LoadedImage, RequestMedia
+
+log = logging.getLogger(__name__)
+
+SMALL_BODY = 65536
+"""Bytes up to which a body is parsed here; larger ones go to a media worker."""
+
+JSON = b"application/json"
+EVENTS = b"text/event-stream; charset=utf-8"
+
+
+class ClientGoneError(RequestError):
+    """The client has closed its connection; nobody reads the answer."""
+
+    def __init__(self) -> None:
+        super().__init__("the client has closed the connection", 499)
+
+
+class Exchange:
+    """Reads the body, runs generations, answers; `close` gives back all that was taken.
+
+    Args:
+        front: The parts to work with.
+        scope: Of the ASGI request.
+        receive: Of the ASGI request.
+        send: Of the ASGI request.
+
+    Attributes:
+        body: The body's JSON; pictures of a large one replaced by references.
+    """
+
+    def __init__(self, front: Front, scope: Scope, receive: Receive, send: Send) -> None:
+        self.front = front
+        self.body = b""
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._ticket: Ticket | None = None
+        self._held: RequestMedia | None = None
+        self._generations: list[Generation] = []
+        self._watcher: asyncio.Task[None] | None = None
+        self._started = False
+
+    @property
+    def salt(self) -> bytes:
+        """The cache namespace of the client's key."""
+        return self.front.salt_of(self._scope.get("state", {}).get("api_key", b""))
+
+    def enter(self) -> None:
+        """Takes a place in the queue, before the body is read.
+
+        Raises:
+            RequestError: 429.
+        """
+        self._ticket = self.front.admission.arrive()
+
+    async def read(self, kind: type[BodyT]) -> BodyT:
+        """Returns the decoded body.
+
+        Raises:
+            RequestError: 413 or 400.
+        """
+        num_bytes = self._content_length()
+        if num_bytes is not None and num_bytes > self.front.config.max_body_bytes:
+            raise _too_large(self.front.config.max_body_bytes)
+        head = b""
+        chunks = self._chunks()
+        if num_bytes is None or num_bytes <= SMALL_BODY:
+            async for chunk in chunks:
+                head += chunk
+                if len(head) > SMALL_BODY:
+                    break
+        if num_bytes is None and len(head) <= SMALL_BODY:
+            num_bytes = len(head)
+        if num_bytes is not None and num_bytes <= SMALL_BODY:
+            self.body = head
+        else:
+            self._held = self.front.media.open()
+            self.body = await self._held.parse_body(_chained(head, chunks), num_bytes)
+        return decode_body(self.body, kind)
+
+    async def load(self, sources: Sequence[ImageSource]) -> list[LoadedImage]:
+        """Returns pictures whose sizes are wanted but no generation.
+
+        Raises:
+            RequestError: One is bad.
+        """
+        if not sources:
+            return []
+        self._held = self._held or self.front.media.open()
+        return await self._held.load(sources)
+
+    async def generate(self, request: GenerationRequest, *, streaming: bool = False) -> Generation:
+        """Sends a request to the engine; it is aborted when the client leaves.
+
+        Raises:
+            RequestError: It can't be served.
+        """
+        held, self._held = self._held, None
+        prepared = await self.front.client.prepare(request, held)
+        ticket, self._ticket = self._ticket, None
+        try:
+            if ticket is not None:
+                ticket.add_tokens(len(prepared.token_ids) * request.num_sequences)
+        except RequestError:
+            self._ticket = ticket
+            prepared.release()
+            raise
+        generation = self.front.client.start(prepared, ticket, streaming=streaming)
+        self._generations.append(generation)
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self._watch())
+        return generation
+
+    async def reply(self, answer: object) -> None:
+        """Answers 200 with JSON."""
+        await send_bytes(self._send, msgspec.json.encode(answer), JSON)
+
+    async def stream(
+        self,
+        generation: Generation,
+        encode: Callable[[TokenEvent], bytes],
+        *,
+        head: bytes = b"",
+        tail: Callable[[], bytes] = bytes,
+    ) -> None:
+        """Answers 200 with an event for each token; lagging clients get several in one send.
+
+        Args:
+            generation: Started with `streaming`.
+            encode: Makes the event of a token.
+            head: Written before the first event.
+            tail: Makes what is written after the last event.
+
+        Raises:
+            RequestError: It failed before the first byte; later, an error event is sent.
+        """
+        try:
+            async for events in generation.events():
+                data = b"".join([encode(event) for event in events])
+                await self._write(data if self._started else head + data)
+            await self._write(tail())
+        except RequestError as error:
+            if not self._started:
+                raise
+            await self._write(b"data:" + msgspec.json.encode(error_of(error)) + b"\n\n")
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def close(self) -> None:
+        """Aborts what still runs and gives back everything."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        for generation in self._generations:
+            generation.close()
+        if self._ticket is not None:
+            self._ticket.leave()
+        if self._held is not None:
+            self._held.release()
+
+    def _content_length(self) -> int | None:
+        for name, value in self._scope["headers"]:
+            if name == b"content-length":
+                return int(value)
+        return None
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            more = message.get("more_body", False)
+            yield message.get("body", b"")
+
+    async def _watch(self) -> None:
+        """Waits for the client to leave, then ends what it asked for."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        for generation in self._generations:
+            generation.fail(ClientGoneError())
+
+    async def _write(self, data: bytes) -> None:
+        if not self._started:
+            self._started = True
+            await self._send(_start(200, EVENTS, [(b"cache-control", b"no-cache")]))
+        if data:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+class Endpoint:
+    """An ASGI application from a handler of exchanges; errors become answers.
+
+    Args:
+        front: The parts to work with.
+        handler: Reads, generates and answers.
+        queued: Whether the request takes a place in the queue.
+    """
+
+    def __init__(
+        self, front: Front, handler: Callable[[Exchange], Awaitable[None]], *, queued: bool = True
+    ) -> None:
+        self._front = front
+        self._handler = handler
+        self._queued = queued
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        exchange = Exchange(self._front, scope, receive, send)
+        self._front.opened()
+        try:
+            if self._queued:
+                exchange.enter()
+            await self._handler(exchange)
+        except RequestError as error:
+            await send_error(send, error)
+        finally:
+            exchange.close()
+            self._front.closed()
+
+
+def error_of(error: RequestError) -> dict[str, object]:
+    """Returns the error body, also as it stands in an event stream."""
+    return error.body()
+
+
+async def send_error(send: Send, error: RequestError) -> None:
+    """Answers with the error's status and body."""
+    headers = []
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(error.retry_after_s).encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    data = msgspec.json.encode(error_of(error))
+    await send_bytes(send, data, JSON, error.status, headers)
+
+
+async def send_bytes(
+    send: Send,
+    data: bytes,
+    content_type: bytes,
+    status: int = 200,
+    headers: list[tuple[bytes, bytes]] | None = None,
+) -> None:
+    """Answers with a whole body."""
+    length = (b"content-length", str(len(data)).encode())
+    await send(_start(status, content_type, [length, *(headers or [])]))
+    await send({"type": "http.response.body", "body": data})
+
+
+def _start(status: int, content_type: bytes, headers: list[tuple[bytes, bytes]]) -> Message:
+    return {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [(b"content-type", content_type), *headers],
+    }
+
+
+def _too_large(most: int) -> RequestError:
+    return RequestError(f"body: expected at most {most} bytes", 413, param="body")
+
+
+async def _chained(head: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if head:
+        yield head
+    async for chunk in chunks:
+        yield chunk

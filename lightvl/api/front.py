@@ -1,0 +1,70 @@
+"""What every route works with."""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+
+from lightvl.api.admission import Admission
+from lightvl.api.client import EngineClient
+from lightvl.api.metrics import Metrics
+from lightvl.config import ModelConfig
+from lightvl.flags import ServerConfig
+from lightvl.multimodal.pool import MediaPool
+from lightvl.tokenizer.tokenizer import Tokenizer
+
+
+def _set_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
+@dataclass(slots=True, kw_only=True)
+class Front:
+    """The running front: its parts, and whether it still takes requests.
+
+    Attributes:
+        model_name: What clients call the model.
+        max_total_token_num: KV tokens of the engine.
+        api_keys: Keys that open every route but the admin ones; none of any kind: all is open.
+        admin_key: Opens every route, or None.
+        draining: New requests are answered 503.
+        num_open: Requests to generating routes that are under way.
+        idle: Set while there are none.
+        started_s: Unix time.
+        warned_keys: Unknown body keys that were logged already.
+    """
+
+    config: ServerConfig
+    model: ModelConfig
+    model_name: str
+    tokenizer: Tokenizer
+    client: EngineClient
+    media: MediaPool
+    admission: Admission
+    metrics: Metrics
+    max_total_token_num: int
+    api_keys: tuple[bytes, ...]
+    admin_key: bytes | None
+    started_s: int
+    draining: bool = False
+    num_open: int = 0
+    idle: asyncio.Event = field(default_factory=_set_event)
+    warned_keys: set[str] = field(default_factory=set)
+
+    def opened(self) -> None:
+        """A request to a generating route begins."""
+        self.num_open += 1
+        self.idle.clear()
+
+    def closed(self) -> None:
+        """It has been answered or given up."""
+        self.num_open -= 1
+        if self.num_open == 0:
+            self.idle.set()
+
+    def salt_of(self, key: bytes) -> bytes:
+        """Returns the cache namespace of an API key."""
+        if self.config.cache_namespace == "none" or not key:
+            return b""
+        return hashlib.sha256(key).digest()[:16]

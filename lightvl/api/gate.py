@@ -1,0 +1,109 @@
+"""What every request passes first: keys, the drain, the count of answers."""
+
+import hmac
+import logging
+from collections.abc import Sequence
+from email.utils import formatdate
+from pathlib import Path
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lightvl.api.exchange import send_error
+from lightvl.api.front import Front
+from lightvl.errors import EngineLostError, RequestError, StartupError
+
+log = logging.getLogger(__name__)
+
+HEALTH = frozenset({"/health", "/healthz", "/liveness", "/readiness"})
+ADMIN = frozenset({"/flush_cache", "/drain"})
+
+
+class Gate:
+    """Middleware that refuses requests without a key or during the drain, and counts answers."""
+
+    def __init__(self, app: ASGIApp, front: Front) -> None:
+        self._app = app
+        self._front = front
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def counted(message: Message) -> None:
+            nonlocal started
+            if not started and message["type"] == "http.response.start":
+                started = True
+                self._front.metrics.http_requests.add(value=str(message["status"]))
+                message["headers"].append((b"date", formatdate(usegmt=True).encode()))
+            await send(message)
+
+        try:
+            self._check(scope)
+            await self._app(scope, receive, counted)
+        except RequestError as error:
+            await send_error(counted, error)
+        except Exception:
+            log.exception("a request failed inside the server")
+            if not started:
+                await send_error(counted, RequestError("internal error", 500, code="internal"))
+
+    def _check(self, scope: Scope) -> None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path in HEALTH:
+            return
+        scope.setdefault("state", {})["api_key"] = self._authenticate(scope, path)
+        if self._front.draining and scope["method"] == "POST" and path not in ADMIN:
+            raise EngineLostError
+
+    def _authenticate(self, scope: Scope, path: str) -> bytes:
+        """Returns the request's key, empty where none is needed.
+
+        Raises:
+            RequestError: 401.
+        """
+        front = self._front
+        if path in ADMIN:
+            keys: Sequence[bytes] = [front.admin_key] if front.admin_key else []
+            if not keys:
+                raise RequestError(f"{path}: needs a server with --admin_key", 404)
+        else:
+            keys = front.api_keys
+            if not keys or (path == "/metrics" and front.config.metrics_public):
+                return b""
+            keys = [*keys, front.admin_key] if front.admin_key else keys
+        given = _bearer(scope)
+        matches = [hmac.compare_digest(given, key) for key in keys]
+        if not any(matches):
+            raise RequestError("the API key is missing or unknown", 401, code="invalid_api_key")
+        return given
+
+
+def read_keys(api_key: str | None, keys_file: str | None) -> tuple[bytes, ...]:
+    """Returns the keys that clients may send.
+
+    Args:
+        api_key: From the flag or the environment.
+        keys_file: A file with one key a line; empty lines and lines with `#` first don't count.
+
+    Raises:
+        StartupError: The file has no key.
+    """
+    keys = [api_key] if api_key else []
+    if keys_file is not None:
+        lines = [line.strip() for line in Path(keys_file).read_text().splitlines()]
+        found = [line for line in lines if line and not line.startswith("#")]
+        if not found:
+            raise StartupError(f"--api_keys_file {keys_file}: expected at least one key")
+        keys += found
+    return tuple(key.encode() for key in keys)
+
+
+def _bearer(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, key = bytes(value).partition(b" ")
+            return key.strip() if scheme.lower() == b"bearer" else b""
+    return b""

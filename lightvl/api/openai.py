@@ -1,0 +1,317 @@
+"""The OpenAI routes: `/v1/chat/completions` and `/v1/completions`."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Listed
+from typing import Any
+
+import msgspec
+
+from lightvl.api.exchange import Exchange
+from lightvl.api.front import Front
+from lightvl.api.generation import (
+    ChatPrompt,
+    Generation,
+    GenerationRequest,
+    TokenEvent,
+)
+from lightvl.api.native import image_sources, shortest
+from lightvl.api.openai_schema import (
+    ChatBody,
+    ChatMessage,
+    CompletionBody,
+    ImagePart,
+    check_supported,
+    prompts_of,
+)
+from lightvl.api.sampling import openai_sampling, openai_text_options
+from lightvl.errors import RequestError
+from lightvl.multimodal.pool import ImageSource
+from lightvl.multimodal.prompt import flatten_content, new_marker
+
+DONE = b"data: [DONE]\n\n"
+
+
+async def chat_completions(exchange: Exchange) -> None:
+    """`POST /v1/chat/completions`."""
+    body = await exchange.read(ChatBody)
+    _check_model(exchange.front, body.model)
+    check_supported(body)
+    prompt, images = _render(exchange.front, body.messages)
+    request = _request(exchange, body, prompt, images)
+    if body.stream:
+        await _stream(exchange, body, request, _ChatChunks)
+        return
+    generation = await exchange.generate(request)
+    await generation.finished()
+    front = exchange.front
+    choices = [
+        {
+            "index": s.index,
+            "message": {"role": "assistant", "content": s.text},
+            "logprobs": {"content": _chat_logprobs(front, s.events)} if body.logprobs else None,
+            "finish_reason": s.finish_reason,
+        }
+        for s in generation.sequences
+    ]
+    await exchange.reply(_answer(front, "chat.completion", choices, [generation]))
+
+
+async def completions(exchange: Exchange) -> None:
+    """`POST /v1/completions`."""
+    front, body = exchange.front, await exchange.read(CompletionBody)
+    _check_model(front, body.model)
+    check_supported(body)
+    prompts, images = prompts_of(body), image_sources(body.multimodal_params)
+    if len(prompts) > 1 and (body.stream or images):
+        what = "a stream" if body.stream else "a request with pictures"
+        raise RequestError(f"prompt: {len(prompts)} prompts, {what} has one", param="prompt")
+    requests = [_request(exchange, body, prompt, images) for prompt in prompts]
+    if body.stream:
+        await _stream(exchange, body, requests[0], _TextChunks)
+        return
+    generations = [await exchange.generate(request) for request in requests]
+    await asyncio.gather(*(generation.finished() for generation in generations))
+    sequences = [s for generation in generations for s in generation.sequences]
+    choices = [
+        {
+            "index": index,
+            "text": s.text,
+            "logprobs": _text_logprobs(front, s.events) if body.logprobs is not None else None,
+            "finish_reason": s.finish_reason,
+        }
+        for index, s in enumerate(sequences)
+    ]
+    await exchange.reply(_answer(front, "text_completion", choices, generations))
+
+
+class _Chunks:
+    """Makes the events of a stream; subclasses know their route's shape."""
+
+    kind = ""
+
+    def __init__(
+        self, front: Front, generation: Generation, body: ChatBody | CompletionBody
+    ) -> None:
+        self._front = front
+        self._generation = generation
+        self._wants_logprobs = body.logprobs is not None and body.logprobs is not False
+        options = body.stream_options
+        self._wants_usage = options is not None and bool(options.include_usage)
+        self._base: dict[str, Any] = {
+            "id": _new_id(self.kind),
+            "object": self.kind,
+            "created": int(time.time()),
+            "model": front.model_name,
+        }
+        if self._wants_usage:
+            self._base["usage"] = None
+        self._encoder = msgspec.json.Encoder()
+
+    def head(self) -> bytes:
+        """Returns what precedes the first token's event."""
+        return b""
+
+    def encode(self, event: TokenEvent) -> bytes:
+        """Returns a token's event; nothing while it shows nothing and ends nothing."""
+        if not event.text and event.finish_reason is None and not self._wants_logprobs:
+            return b""
+        return self.chunk(self.choice(event))
+
+    def tail(self) -> bytes:
+        """Returns what follows the last token's event."""
+        if not self._wants_usage:
+            return DONE
+        usage = {**self._base, "choices": [], "usage": _usage([self._generation])}
+        return b"data: " + self._encoder.encode(usage) + b"\n\n" + DONE
+
+    def choice(self, event: TokenEvent) -> dict[str, object]:
+        """Returns the choice that a token's event carries."""
+        raise NotImplementedError
+
+    def chunk(self, choice: dict[str, object]) -> bytes:
+        """Returns an event with one choice."""
+        data = self._encoder.encode({**self._base, "choices": [choice]})
+        return b"data: " + data + b"\n\n"
+
+
+class _ChatChunks(_Chunks):
+    kind = "chat.completion.chunk"
+
+    def head(self) -> bytes:
+        delta = {"role": "assistant", "content": ""}
+        return b"".join(
+            self.chunk({"index": i, "delta": delta, "logprobs": None, "finish_reason": None})
+            for i in range(self._generation.prepared.request.num_sequences)
+        )
+
+    def choice(self, event: TokenEvent) -> dict[str, object]:
+        logprobs = None
+        if self._wants_logprobs and event.token_id >= 0:
+            logprobs = {"content": _chat_logprobs(self._front, [event])}
+        return {
+            "index": event.index,
+            "delta": {"content": event.text} if event.text else {},
+            "logprobs": logprobs,
+            "finish_reason": event.finish_reason,
+        }
+
+
+class _TextChunks(_Chunks):
+    kind = "text_completion"
+
+    def __init__(
+        self, front: Front, generation: Generation, body: ChatBody | CompletionBody
+    ) -> None:
+        super().__init__(front, generation, body)
+        self._offsets = [0] * generation.prepared.request.num_sequences
+
+    def choice(self, event: TokenEvent) -> dict[str, object]:
+        logprobs = None
+        if self._wants_logprobs and event.token_id >= 0:
+            logprobs = _text_logprobs(self._front, [event], self._offsets[event.index])
+        self._offsets[event.index] += len(event.text)
+        return {
+            "index": event.index,
+            "text": event.text,
+            "logprobs": logprobs,
+            "finish_reason": event.finish_reason,
+        }
+
+
+async def _stream(
+    exchange: Exchange,
+    body: ChatBody | CompletionBody,
+    request: GenerationRequest,
+    kind: Callable[[Front, Generation, Any], _Chunks],
+) -> None:
+    generation = await exchange.generate(request, streaming=True)
+    chunks = kind(exchange.front, generation, body)
+    await exchange.stream(generation, chunks.encode, head=chunks.head(), tail=chunks.tail)
+
+
+def _request(
+    exchange: Exchange,
+    body: ChatBody | CompletionBody,
+    prompt: str | list[int] | ChatPrompt,
+    images: tuple[ImageSource, ...],
+) -> GenerationRequest:
+    front = exchange.front
+    vocab_size = front.model.text.vocab_size
+    if isinstance(prompt, list) and not all(0 <= i < vocab_size for i in prompt):
+        raise RequestError(f"prompt: expected token ids of 0 to {vocab_size - 1}", param="prompt")
+    sampling = openai_sampling(body, front.model.generation, vocab_size)
+    options, stop_ids = openai_text_options(body.stop, front.tokenizer)
+    return GenerationRequest(
+        prompt=prompt,
+        images=images,
+        sampling=msgspec.structs.replace(sampling, stop_token_ids=tuple(stop_ids)),
+        text=options,
+        num_sequences=body.n or 1,
+        priority=body.priority or 0,
+        salt=exchange.salt,
+        timeout_s=shortest(body.timeout_s, front.config.request_timeout_s),
+    )
+
+
+def _check_model(front: Front, name: str | None) -> None:
+    if name is not None and name != front.model_name:
+        raise RequestError(
+            f"model: {name!r} is not served here, expected {front.model_name!r}",
+            404,
+            param="model",
+            code="model_not_found",
+        )
+
+
+def _render(
+    front: Front, messages: Listed[ChatMessage]
+) -> tuple[ChatPrompt, tuple[ImageSource, ...]]:
+    """Returns the conversation as the checkpoint's template writes it, and its pictures."""
+    marker = new_marker()
+    turns, images = [], []
+    for i, message in enumerate(messages):
+        content = message.content
+        if not isinstance(content, str):
+            pictures = [part for part in content if isinstance(part, ImagePart)]
+            if pictures and message.role != "user":
+                raise RequestError(
+                    f"messages[{i}].content: pictures stand in user messages only",
+                    param=f"messages[{i}].content",
+                )
+            images += [ImageSource("url", part.image_url.url) for part in pictures]
+            parts = [None if isinstance(part, ImagePart) else part.text for part in content]
+            content = flatten_content(parts, marker)
+        role = "system" if message.role == "developer" else message.role
+        turns.append({"role": role, "content": content})
+    return ChatPrompt(front.tokenizer.render_chat(turns), marker), tuple(images)
+
+
+def _answer(
+    front: Front, kind: str, choices: list[dict[str, Any]], generations: Listed[Generation]
+) -> dict[str, object]:
+    return {
+        "id": _new_id(kind),
+        "object": kind,
+        "created": int(time.time()),
+        "model": front.model_name,
+        "choices": choices,
+        "usage": _usage(generations),
+    }
+
+
+def _new_id(kind: str) -> str:
+    return ("chatcmpl-" if kind.startswith("chat") else "cmpl-") + secrets.token_hex(12)
+
+
+def _usage(generations: Listed[Generation]) -> dict[str, object]:
+    prompt = sum(g.num_prompt_tokens for g in generations)
+    completion = sum(s.num_tokens for g in generations for s in g.sequences)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {
+            "cached_tokens": sum(g.cached_tokens for g in generations),
+            "image_tokens": sum(g.num_image_tokens for g in generations),
+            "cached_image_tokens": sum(g.num_cached_image_tokens for g in generations),
+        },
+    }
+
+
+def _chat_logprobs(front: Front, events: Listed[TokenEvent]) -> list[dict[str, object]]:
+    return [
+        {
+            **_chat_logprob(front, event.token_id, event.logprob),
+            "top_logprobs": [
+                _chat_logprob(front, token_id, logprob)
+                for token_id, logprob in event.top_logprobs or ()
+            ],
+        }
+        for event in events
+    ]
+
+
+def _chat_logprob(front: Front, token_id: int, logprob: float | None) -> dict[str, object]:
+    data = front.tokenizer.token_bytes(token_id)
+    text = data.decode(errors="replace")
+    return {"token": text, "logprob": logprob, "bytes": list(data)}
+
+
+def _text_logprobs(front: Front, events: Listed[TokenEvent], offset: int = 0) -> dict[str, object]:
+    token_text = front.tokenizer.token_text
+    offsets = []
+    for event in events:
+        offsets.append(offset)
+        offset += len(event.text)
+    return {
+        "tokens": [token_text(event.token_id) for event in events],
+        "token_logprobs": [event.logprob for event in events],
+        "top_logprobs": [
+            {token_text(token_id): logprob for token_id, logprob in event.top_logprobs or ()}
+            for event in events
+        ],
+        "text_offset": offsets,
+    }

@@ -1,0 +1,141 @@
+"""Bodies of the OpenAI routes; an unknown or unsupported field is an error that names it."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from lightvl.api.schema import Bias, Int64, MultimodalParams, Penalty, PositiveInt, Timeout
+from lightvl.errors import RequestError
+
+
+class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`stream_options`."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, frozen=True, kw_only=True):
+    """`response_format`; only plain text is built."""
+
+    type: str
+
+
+class CommonBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What both OpenAI routes take."""
+
+    model: str | None = None
+    max_tokens: PositiveInt | None = None
+    temperature: Annotated[float, Meta(ge=0)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    logit_bias: dict[int, Bias] | None = None
+    n: Annotated[int, Meta(ge=1, le=8)] | None = None
+    seed: Int64 | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
+    timeout_s: Timeout | None = None
+    ignore_eos: bool | None = None
+    user: Any = None
+    store: Any = None
+    metadata: Any = None
+    service_tier: Any = None
+
+
+class ImageUrl(msgspec.Struct, frozen=True, kw_only=True):
+    """`image_url` of a content part."""
+
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class TextPart(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
+    """A text part of a message's content."""
+
+    text: str
+
+
+class ImagePart(msgspec.Struct, frozen=True, kw_only=True, tag="image_url"):
+    """A picture part of a message's content."""
+
+    image_url: ImageUrl
+
+
+class ChatMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart | ImagePart]
+    name: str | None = None
+
+
+class ChatBody(CommonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of `/v1/chat/completions`."""
+
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
+    max_completion_tokens: PositiveInt | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+
+
+class CompletionBody(CommonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of `/v1/completions`."""
+
+    prompt: str | list[str | int | list[int]]
+    best_of: Annotated[int, Meta(ge=1, le=8)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    multimodal_params: MultimodalParams | None = None
+
+
+def check_supported(body: ChatBody | CompletionBody) -> None:
+    """Refuses what a known field asks for and this build lacks.
+
+    Raises:
+        RequestError: 400 naming the field.
+    """
+    if body.response_format is not None and body.response_format.type != "text":
+        raise _not_yet("response_format", body.response_format.type)
+    if body.stream_options is not None and not body.stream:
+        raise RequestError("stream_options: only with stream true", param="stream_options")
+    if isinstance(body, ChatBody):
+        if body.top_logprobs is not None and not body.logprobs:
+            raise RequestError("top_logprobs: only with logprobs true", param="top_logprobs")
+        return
+    if body.echo:
+        raise _not_yet("echo", "true")
+    if body.suffix is not None:
+        raise _not_yet("suffix", "a text")
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise RequestError(f"best_of: expected n = {body.n or 1}", param="best_of")
+
+
+def prompts_of(body: CompletionBody) -> list[str | list[int]]:
+    """Returns the prompts of a completion: a text, ids, or a list of either.
+
+    Raises:
+        RequestError: The list is empty or mixes its kinds.
+    """
+    prompt = body.prompt
+    if isinstance(prompt, str):
+        return [prompt]
+    ids = [item for item in prompt if isinstance(item, int)]
+    if ids and len(ids) == len(prompt):
+        return [ids]
+    prompts = [item for item in prompt if not isinstance(item, int)]
+    if not prompts or ids:
+        raise RequestError("prompt: expected a text, token ids, or a list of these", param="prompt")
+    return list(prompts)
+
+
+def _not_yet(name: str, value: str) -> RequestError:
+    return RequestError(f"{name}: {value} is not in this build yet", param=name)

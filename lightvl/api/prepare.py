@@ -1,0 +1,162 @@
+"""From what a client asks to what the engine gets: pictures loaded, the prompt expanded."""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from lightvl.api.generation import ChatPrompt, GenerationRequest, Prepared
+from lightvl.config import TilingConfig
+from lightvl.errors import RequestError
+from lightvl.grid import num_image_tokens, tile_grid
+from lightvl.multimodal.identity import picture_key
+from lightvl.multimodal.pool import LoadedImage, MediaPool, RequestMedia
+from lightvl.multimodal.prompt import Picture, expand_chat, expand_prompt
+from lightvl.tokenizer.tokenizer import Tokenizer
+from lightvl.types import ImageSlot, SamplingParams
+
+_LONG_TEXT = 4096
+"""Characters above which encoding leaves the event loop for a thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRules:
+    """What one request may ask for and how its pictures are cut.
+
+    Attributes:
+        max_req_total_len: Prompt plus output, in tokens.
+        max_images: Pictures in a request.
+        tiling: The checkpoint's, or None where no pictures are taken.
+        tile_policy: See the flag.
+        max_tiles: Bound of a picture's tiles for every request, or None.
+    """
+
+    max_req_total_len: int
+    max_images: int
+    tiling: TilingConfig | None
+    tile_policy: Literal["internvl", "lightllm"] = "internvl"
+    max_tiles: int | None = None
+
+
+class Preparer:
+    """Prepares requests; see `PromptRules` for what it refuses."""
+
+    def __init__(self, media: MediaPool, tokenizer: Tokenizer, rules: PromptRules) -> None:
+        self._media = media
+        self._tokenizer = tokenizer
+        self.rules = rules
+
+    async def prepare(
+        self, request: GenerationRequest, held: RequestMedia | None = None
+    ) -> Prepared:
+        """Loads the pictures and expands the prompt.
+
+        Args:
+            request: What is asked for.
+            held: What the request holds in the arena already; the result owns it.
+
+        Raises:
+            RequestError: A picture is bad, or the prompt doesn't fit; nothing is held then.
+        """
+        try:
+            self.check_num_images(len(request.images))
+            images: list[LoadedImage] = []
+            if request.images:
+                held = held or self._media.open()
+                images = await held.load(request.images)
+            sizes = [(image.width, image.height) for image in images]
+            keys = [image.sha256 for image in images]
+            pictures = self.pictures(sizes, request.max_tiles, keys, request.salt)
+            token_ids, slots = await self.expand(request, pictures)
+            sampling = self._fitted(request.sampling, len(token_ids))
+        except BaseException:
+            if held is not None:
+                held.release()
+            raise
+        return Prepared(request, sampling, token_ids, slots, images, held)
+
+    def check_num_images(self, num_images: int) -> None:
+        """Refuses pictures where none or fewer are taken.
+
+        Raises:
+            RequestError: 400 with both numbers.
+        """
+        if num_images and self.rules.tiling is None:
+            raise RequestError("images: this server takes no pictures", param="images")
+        if num_images > self.rules.max_images:
+            raise RequestError(
+                f"images: {num_images} pictures, expected at most {self.rules.max_images}",
+                param="images",
+            )
+
+    def pictures(
+        self,
+        sizes: Sequence[tuple[int, int]],
+        max_tiles: int | None,
+        sha256s: Sequence[bytes] | None = None,
+        namespace: bytes = b"",
+    ) -> list[Picture]:
+        """Returns how pictures of these (width, height) are cut and what they cost.
+
+        Args:
+            sizes: Pixels after EXIF orientation.
+            max_tiles: The request's bound of tiles, or None.
+            sha256s: Of the bytes; without them the keys are empty, enough to count tokens.
+            namespace: Pictures are shared only within it.
+        """
+        rules = self.rules
+        if rules.tiling is None:
+            return []
+        bounds = [bound for bound in (max_tiles, rules.max_tiles) if bound is not None]
+        pictures = []
+        for i, (width, height) in enumerate(sizes):
+            grid = tile_grid(
+                width, height, rules.tiling, rules.tile_policy,
+                max_tiles=min(bounds, default=None), num_images=len(sizes),
+            )  # fmt: skip
+            key = picture_key(sha256s[i], grid, rules.tiling, namespace) if sha256s else b""
+            pictures.append(Picture(key, width, height, grid, num_image_tokens(grid, rules.tiling)))
+        return pictures
+
+    async def expand(
+        self, request: GenerationRequest, pictures: Sequence[Picture]
+    ) -> tuple[list[int], list[ImageSlot]]:
+        """Returns the prompt's ids with picture slots; long texts are encoded in a thread.
+
+        Raises:
+            RequestError: Placeholders and pictures differ in number, or an id is out of range.
+        """
+        prompt, add_special = request.prompt, request.text.add_special_tokens
+        if isinstance(prompt, ChatPrompt):
+            text, arguments = prompt.text, (prompt.marker, pictures)
+            call = (expand_chat, self._tokenizer, text, *arguments)
+        else:
+            text = prompt if isinstance(prompt, str) else ""
+            call = (expand_prompt, self._tokenizer, prompt, pictures, add_special)
+        if len(text) > _LONG_TEXT:
+            return await asyncio.to_thread(*call)
+        return call[0](*call[1:])
+
+    def _fitted(self, sampling: SamplingParams, prompt_len: int) -> SamplingParams:
+        """Returns the parameters with the output cut to what fits behind the prompt."""
+        most = self.rules.max_req_total_len
+        if prompt_len == 0:
+            raise RequestError("the prompt is empty, expected at least one token", param="prompt")
+        if prompt_len >= most:
+            raise RequestError(
+                f"the prompt has {prompt_len} tokens, expected less than {most}, "
+                "which prompt and output share",
+                param="prompt",
+                code="context_length_exceeded",
+            )
+        max_new = min(sampling.max_new_tokens, most - prompt_len)
+        min_new = min(sampling.min_new_tokens, max_new)
+        return msgspec.structs.replace(sampling, max_new_tokens=max_new, min_new_tokens=min_new)
+
+
+def random_seed() -> int:
+    """Returns a seed for a request that names none."""
+    return secrets.randbits(63)
