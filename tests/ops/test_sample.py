@@ -177,6 +177,7 @@ def test_edits_equal_the_reference(
         assert torch.equal(ids, expected)
         if before is not None:
             assert params.count_rows is not None
+            assert params.counts is not None
             for row, count_row in enumerate(params.count_rows.tolist()):
                 if count_row >= 0:
                     before[count_row, ids[row]] += 1
