@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "cpu/attention_plan.h"
+#include "cpu/image_plan.h"
 #include "params.h"
 
 namespace lightvl::cpu {
@@ -29,6 +30,7 @@ struct Kernels {
   RowKernel<PagedAttentionWork>* paged_attention;  // row = unit of its tasks' cost
   RowKernel<PagedAttentionWork>* merge_attention;  // row = (merge, KV head)
   RowKernel<VisionAttentionParams>* vision_attention;  // row = (segment, head, query tile)
+  RowKernel<ImagePreprocessWork>* image_preprocess;  // row = unit of its strips' cost
 };
 
 // Name and table of the chosen set. LIGHTVL_CPU_ISA in the environment overrides the choice;
@@ -50,6 +52,7 @@ RowKernel<SampleParams> sample;
 RowKernel<PagedAttentionWork> paged_attention;
 RowKernel<PagedAttentionWork> merge_attention;
 RowKernel<VisionAttentionParams> vision_attention;
+RowKernel<ImagePreprocessWork> image_preprocess;
 }  // namespace LIGHTVL_ISA
 #endif
 

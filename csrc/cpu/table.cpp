@@ -17,6 +17,7 @@ const Kernels table = {
     .paged_attention = paged_attention,
     .merge_attention = merge_attention,
     .vision_attention = vision_attention,
+    .image_preprocess = image_preprocess,
 };
 
 }  // namespace lightvl::cpu::LIGHTVL_ISA

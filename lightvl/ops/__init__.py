@@ -3,6 +3,7 @@
 from lightvl.ops.activation import gelu, silu_mul
 from lightvl.ops.attention import paged_attention, vision_attention
 from lightvl.ops.embedding import gather_embeddings
+from lightvl.ops.image import image_preprocess
 from lightvl.ops.library import check_device, cpu_isa
 from lightvl.ops.norm import add_rms_norm, layer_norm, rms_norm, scale_add
 from lightvl.ops.rotary import rope_write_kv
@@ -16,6 +17,7 @@ __all__ = [
     "cpu_isa",
     "gather_embeddings",
     "gelu",
+    "image_preprocess",
     "layer_norm",
     "paged_attention",
     "rms_norm",

@@ -1,0 +1,48 @@
+"""Pictures to the tiles that a vision tower reads."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightvl.ops.library import out_operator
+
+_image_preprocess = out_operator("image_preprocess")
+
+
+def image_preprocess(
+    images: Sequence[Tensor],
+    grids: Tensor,
+    tile_size: int,
+    patch_size: int,
+    mean_std: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Resize pictures, cut them into tiles and lay those out as patches.
+
+    Each picture is resized to its grid of tiles, and again to one tile for the thumbnail, exactly
+    as Pillow's `Image.resize(size, BICUBIC)` does: antialiased, across then down, rounded to 8
+    bits after each. Tiles come row by row, the thumbnail last.
+
+    Source: `dynamic_preprocess` of the InternVL model cards.
+
+    Args:
+        images: I pictures, uint8 [height, width, 3] RGB, contiguous.
+        grids: int32 [I, 3]: columns, rows, and 1 for a thumbnail, else 0.
+        tile_size: side of a tile in pixels, a multiple of `patch_size` up to 4096.
+        patch_size: side of a patch in pixels.
+        mean_std: float32 [2, 3], of the channels scaled to 0..1; None for uint8.
+        dtype: float32, bfloat16 or float16; or uint8, the values before they are normalised.
+
+    Returns:
+        [tiles, patches, 3 * patch_size**2] in `dtype`, a patch's values in the order channel,
+        row, column; (value / 255 - mean) / std in float32, then rounded to `dtype`.
+
+    Raises:
+        ValueError: shapes, dtypes or sizes do not fit.
+    """
+    num_tiles = int((grids[:, 0] * grids[:, 1] + grids[:, 2]).sum())
+    num_patches = (tile_size // patch_size) ** 2
+    out = torch.empty(num_tiles, num_patches, 3 * patch_size**2, dtype=dtype)
+    _image_preprocess(list(images), grids, tile_size, patch_size, mean_std, out)
+    return out
