@@ -84,19 +84,23 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _read_header(file: Path) -> list[TensorEntry]:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        header_len = int.from_bytes(stream.read(8), "little")
-        if size < 8 or header_len > min(size - 8, MAX_HEADER_BYTES):
-            raise damaged(file, "the safetensors header is cut off")
-        try:
-            header = json.loads(stream.read(header_len))
-            header.pop("__metadata__", None)
-            entries = [_entry(file, 8 + header_len, *item) for item in header.items()]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise damaged(file, "the safetensors header can't be read") from error
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            data_start = 8 + int.from_bytes(stream.read(8), "little")
+            header = stream.read(min(data_start - 8, MAX_HEADER_BYTES))
+    except OSError as error:
+        raise StartupError(f"{file} can't be read: {error.strerror}") from error
+    if size < 8 or len(header) != data_start - 8:
+        raise damaged(file, "the safetensors header is cut off")
+    try:
+        tensors = json.loads(header)
+        tensors.pop("__metadata__", None)
+        entries = [_entry(file, data_start, *item) for item in tensors.items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(file, "the safetensors header can't be read") from error
     for entry in entries:
-        if entry.offset < 8 + header_len or entry.offset + entry.num_bytes > size:
+        if entry.offset < data_start or entry.offset + entry.num_bytes > size:
             raise damaged(file, f"the data of {entry.name} is cut off")
     return entries
 

@@ -88,11 +88,11 @@ def _to_internlm2(tensors: Tensors, text: dict[str, Any]) -> Tensors:
     num_kv_heads = text["num_key_value_heads"]
     renamed: Tensors = {}
     for name, tensor in tensors.items():
-        if match := re.fullmatch(r"(language_model.+)\.self_attn\.q_proj\.weight", name):
-            parts = [tensors[f"{match[1]}.self_attn.{x}_proj.weight"] for x in "qkv"]
+        if match := re.fullmatch(r"(language_model.+)\.self_attn\.q_proj\.(\w+)", name):
+            parts = [tensors[f"{match[1]}.self_attn.{x}_proj.{match[2]}"] for x in "qkv"]
             head_dim = parts[1].shape[0] // num_kv_heads
-            heads = [x.view(num_kv_heads, -1, head_dim, x.shape[1]) for x in parts]
-            renamed[f"{match[1]}.attention.wqkv.weight"] = torch.cat(heads, 1).flatten(0, 2)
+            heads = [x.view(num_kv_heads, -1, head_dim, *x.shape[1:]) for x in parts]
+            renamed[f"{match[1]}.attention.wqkv.{match[2]}"] = torch.cat(heads, 1).flatten(0, 2)
         elif not re.search(r"self_attn\.[kv]_proj", name):
             renamed[_rename(name, _INTERNLM2_NAMES)] = tensor
     return renamed
@@ -142,6 +142,8 @@ def _text_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     head_dim = text.get("head_dim", hidden // text["num_attention_heads"])
     widths = {"q": text["num_attention_heads"] * head_dim}
     widths["k"] = widths["v"] = text["num_key_value_heads"] * head_dim
+    bias = text.get("attention_bias", text.get("bias", False))
+    mlp_bias = text.get("mlp_bias", False)
     model = "language_model.model."
     shapes: dict[str, tuple[int, ...]] = {
         f"{model}embed_tokens.weight": (text["vocab_size"], hidden),
@@ -150,15 +152,15 @@ def _text_shapes(text: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     for i in range(text["num_hidden_layers"]):
         layer = f"{model}layers.{i}."
         for part, width in widths.items():
-            bias = text["model_type"] == "qwen2"
-            shapes |= _linear(f"{layer}self_attn.{part}_proj", width, hidden, bias)
-        shapes |= _linear(f"{layer}self_attn.o_proj", hidden, widths["q"], bias=False)
+            qkv_bias = bias or text["model_type"] == "qwen2"
+            shapes |= _linear(f"{layer}self_attn.{part}_proj", width, hidden, qkv_bias)
+        shapes |= _linear(f"{layer}self_attn.o_proj", hidden, widths["q"], bias)
         if text["model_type"] == "qwen3":
             shapes[f"{layer}self_attn.q_norm.weight"] = (head_dim,)
             shapes[f"{layer}self_attn.k_norm.weight"] = (head_dim,)
-        shapes |= _linear(f"{layer}mlp.gate_proj", ffn, hidden, bias=False)
-        shapes |= _linear(f"{layer}mlp.up_proj", ffn, hidden, bias=False)
-        shapes |= _linear(f"{layer}mlp.down_proj", hidden, ffn, bias=False)
+        shapes |= _linear(f"{layer}mlp.gate_proj", ffn, hidden, mlp_bias)
+        shapes |= _linear(f"{layer}mlp.up_proj", ffn, hidden, mlp_bias)
+        shapes |= _linear(f"{layer}mlp.down_proj", hidden, ffn, mlp_bias)
         shapes[f"{layer}input_layernorm.weight"] = (hidden,)
         shapes[f"{layer}post_attention_layernorm.weight"] = (hidden,)
     if not text["tie_word_embeddings"]:

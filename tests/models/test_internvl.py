@@ -13,7 +13,14 @@ from lightvl.config import Layout, TextFamily
 from lightvl.model_config import load_model_config
 from lightvl.models.internvl import InternVLModel
 from lightvl.models.registry import load_model
-from lightvl.testing.checkpoints import VisionKind, write_checkpoint
+from lightvl.testing.checkpoint_weights import random_tensors
+from lightvl.testing.checkpoints import (
+    VisionKind,
+    text_config,
+    vision_config,
+    write_checkpoint,
+    write_model,
+)
 from tests.models.oracle import reference_greedy, reference_logits
 from tests.models.paged_loop import PICTURE_ID, Prompt, greedy, prompt_logits
 
@@ -128,6 +135,36 @@ def test_chunked_prefill_changes_nothing(
     prompts = list(PROMPTS.values())
     expected = [reference_greedy(reference, prompt, NUM_TOKENS) for prompt in prompts]
     assert greedy(model, prompts, NUM_TOKENS, chunk) == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "biases", "reference_family", "reference_biases"),
+    [
+        ("llama", ["attention_bias", "mlp_bias"], "llama", ["attention_bias", "mlp_bias"]),
+        ("qwen3", ["attention_bias"], "qwen3", ["attention_bias"]),
+        ("internlm2", ["bias"], "llama", ["attention_bias"]),
+    ],
+)
+def test_biases(
+    family: TextFamily,
+    biases: list[str],
+    reference_family: TextFamily,
+    reference_biases: list[str],
+    tmp_path: Path,
+) -> None:
+    def write(name: str, family: TextFamily, layout: Layout, biases: list[str]) -> Path:
+        text = text_config(family, tied=False, max_position=256, dtype="fp32")
+        text |= dict.fromkeys(biases, True)
+        tower = vision_config("300m", 56)
+        write_model(tmp_path / name, layout, text, tower, random_tensors(text, tower, seed=1))
+        return tmp_path / name
+
+    model = load(write("ours", family, "original", biases))
+    reference = write("reference", reference_family, "native", reference_biases)
+    prompt = PROMPTS["picture"]
+    expected = reference_logits(reference, prompt)
+    error = (prompt_logits(model, prompt) - expected).abs().max() / expected.abs().max()
+    assert error < TOLERANCE
 
 
 def test_text_depends_on_the_picture(checkpoints: Callable[[Case], Checkpoints]) -> None:

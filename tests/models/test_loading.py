@@ -263,6 +263,17 @@ def test_missing_shard(tmp_path: Path) -> None:
     assert error.exit_code == 2
 
 
+def test_unreadable_file(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path, num_shards=2)
+    shard = path / "model-00002-of-00002.safetensors"
+    shard.unlink()
+    (path / "model.safetensors.index.json").unlink()
+    shard.symlink_to(path / "nowhere")
+    error = refusal(path)
+    assert f"{shard} can't be read" in str(error)
+    assert error.exit_code == 2
+
+
 def test_index_that_names_an_absent_tensor(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, num_shards=2)
     index = path / "model.safetensors.index.json"
