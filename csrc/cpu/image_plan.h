@@ -24,6 +24,7 @@ struct ResizeAxis {
 struct ImageStrip {
   const uint8_t* pixels;  // [y.in_size, x.in_size, 3]
   ResizeAxis x, y;
+  bool down_first;  // order of the two passes
   int64_t x_begin;                 // first column of the resized picture
   int64_t first_tile, tile_step;   // output row r lies in tile first_tile + r / S * tile_step
   int64_t row_cost;                // of one output row

@@ -93,6 +93,14 @@ class Axis {
   std::vector<uint32_t> weights_;
 };
 
+// Pillow's rule since 13.0: down first where the height shrinks by more than twice what the width
+// does, in pixels. The order shows, because the values between the passes are rounded.
+bool down_first(const cpu::ResizeAxis& x, const cpu::ResizeAxis& y) {
+  const int64_t rows_less = int64_t{y.in_size} - y.out_size;
+  const int64_t columns_less = int64_t{x.in_size} - x.out_size;
+  return rows_less > 0 && rows_less > 2 * columns_less;
+}
+
 // The strips of one call and the axes that they share.
 class Plan {
  public:
@@ -117,6 +125,7 @@ class Plan {
           .pixels = image.const_data_ptr<uint8_t>(),
           .x = x,
           .y = y,
+          .down_first = down_first(x, y),
           .x_begin = col * tile_size_,
           .first_tile = num_tiles_ + col,
           .tile_step = cols,
