@@ -103,14 +103,14 @@ struct GatherEmbeddingsParams {
 };
 
 struct PagedAttentionParams {
-  const void* q;               // [T, H, D]
-  const void* k_cache;         // [N, K, P, D]
-  const void* v_cache;         // [N, K, P, D]
-  const int32_t* page_table;   // [S, pages a sequence]
-  const int32_t* cu_q_lens;    // [S + 1]
+  const void* q;                // [T, H, D]
+  const void* k_cache;          // [N, K, P, D]
+  const void* v_cache;          // [N, K, P, D]
+  const int32_t* page_table;    // [S, pages a sequence]
+  const int32_t* cu_q_lens;     // [S + 1]
   const int32_t* context_lens;  // [S]
-  void* out;                   // [T, H, D]
-  float* lse;                  // [T, H] or null
+  void* out;                    // [T, H, D]
+  float* lse;                   // [T, H] or null
   int64_t num_seqs, num_heads, num_kv_heads, head_dim, page_size;
   int64_t q_stride[2], out_stride[2];  // token, head
   int64_t k_stride[3], v_stride[3];    // page, KV head, slot
@@ -120,37 +120,37 @@ struct PagedAttentionParams {
 };
 
 struct VisionAttentionParams {
-  const void* q;          // [T, H, D]
-  const void* k;          // [T, H, D]
-  const void* v;          // [T, H, D]
+  const void* q;           // [T, H, D]
+  const void* k;           // [T, H, D]
+  const void* v;           // [T, H, D]
   const int32_t* cu_lens;  // [S + 1]
-  void* out;              // [T, H, D]
+  void* out;               // [T, H, D]
   int64_t num_seqs, num_heads, head_dim;
-  int64_t tile_rows;  // query tokens of one task
+  int64_t tile_rows;                                             // query tokens of one task
   int64_t q_stride[2], k_stride[2], v_stride[2], out_stride[2];  // token, head
   float scale;
   DType dtype;
 };
 
 struct SampleParams {
-  const void* logits;          // [S, V]
-  const float* temperature;    // [S], below 1e-5: greedy
-  const int32_t* top_k;        // [S], 0 or less: off
-  const float* top_p;          // [S], 1: off
-  const float* min_p;          // [S], 0: off
-  const int64_t* seeds;        // [S]
-  const int64_t* offsets;      // [S], index of the token being drawn
-  const float* penalties;      // [S, 3]: repetition, presence, frequency; or null
-  int16_t* counts;             // [R, V], occurrences so far, updated; or null
-  const int32_t* count_rows;   // [S], rows of counts, -1: none; null with counts
-  const int32_t* bias_offsets; // [S + 1], ranges of the two below; or null
-  const int32_t* bias_ids;     // [M]
-  const float* bias_values;    // [M]
-  const int32_t* allowed_mask; // [S, ceil(V / 32)], bit set: allowed; or null
-  int64_t* out_ids;            // [S]
-  float* logprobs;             // [S], of the drawn ids, or null
-  int32_t* top_ids;            // [S, num_top], most probable first, or null
-  float* top_logprobs;         // [S, num_top], or null
+  const void* logits;           // [S, V]
+  const float* temperature;     // [S], below 1e-5: greedy
+  const int32_t* top_k;         // [S], 0 or less: off
+  const float* top_p;           // [S], 1: off
+  const float* min_p;           // [S], 0: off
+  const int64_t* seeds;         // [S]
+  const int64_t* offsets;       // [S], index of the token being drawn
+  const float* penalties;       // [S, 3]: repetition, presence, frequency; or null
+  int16_t* counts;              // [R, V], occurrences so far, updated; or null
+  const int32_t* count_rows;    // [S], rows of counts, -1: none; null with counts
+  const int32_t* bias_offsets;  // [S + 1], ranges of the two below; or null
+  const int32_t* bias_ids;      // [M]
+  const float* bias_values;     // [M]
+  const int32_t* allowed_mask;  // [S, ceil(V / 32)], bit set: allowed; or null
+  int64_t* out_ids;             // [S]
+  float* logprobs;              // [S], of the drawn ids, or null
+  int32_t* top_ids;             // [S, num_top], most probable first, or null
+  float* top_logprobs;          // [S, num_top], or null
   int64_t num_sequences, vocab_size, num_top;
   int64_t logits_stride, counts_stride;
   DType dtype;

@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "cpu/kernels.h"
 
@@ -29,8 +30,8 @@ struct Isa {
 };
 
 // Best first. avx2 and avx512 stand for the x86-64-v3 and x86-64-v4 levels.
-const Isa& choose() {
-  static const Isa sets[] = {
+const std::vector<Isa>& sets() {
+  static const std::vector<Isa> all = {
 #ifdef __x86_64__
       {"avx512", &avx512::table,
        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -42,8 +43,12 @@ const Isa& choose() {
 #endif
       {"generic", &generic::table, true},
   };
+  return all;
+}
+
+const Isa& choose() {
   const char* wanted = std::getenv("LIGHTVL_CPU_ISA");
-  for (const Isa& set : sets) {
+  for (const Isa& set : sets()) {
     if (set.supported && (wanted == nullptr || std::string_view(wanted) == set.name)) return set;
   }
   throw std::invalid_argument("LIGHTVL_CPU_ISA is \"" + std::string(wanted) +
@@ -56,6 +61,13 @@ const Isa& chosen() {
 }
 
 }  // namespace
+
+bool is_supported(std::string_view name) {
+  for (const Isa& set : sets()) {
+    if (set.supported && name == set.name) return true;
+  }
+  return false;
+}
 
 const char* isa() { return chosen().name; }
 const Kernels& kernels() { return *chosen().table; }

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "cpu/attention_plan.h"
 #include "cpu/image_plan.h"
@@ -18,7 +19,7 @@ template <class Params>
 using RowKernel = void(const Params& p, int64_t begin, int64_t end);
 
 struct Kernels {
-  RowKernel<RmsNormParams>* rms_norm;  // row = (token, head)
+  RowKernel<RmsNormParams>* rms_norm;         // row = (token, head)
   RowKernel<AddRmsNormParams>* add_rms_norm;  // row = token
   RowKernel<LayerNormParams>* layer_norm;
   RowKernel<ScaleAddParams>* scale_add;
@@ -26,17 +27,20 @@ struct Kernels {
   RowKernel<GeluParams>* gelu;
   RowKernel<RopeWriteKvParams>* rope_write_kv;
   RowKernel<GatherEmbeddingsParams>* gather_embeddings;
-  RowKernel<SampleParams>* sample;  // row = sequence
-  RowKernel<PagedAttentionWork>* paged_attention;  // row = unit of its tasks' cost
-  RowKernel<PagedAttentionWork>* merge_attention;  // row = (merge, KV head)
+  RowKernel<SampleParams>* sample;                     // row = sequence
+  RowKernel<PagedAttentionWork>* paged_attention;      // row = unit of its tasks' cost
+  RowKernel<PagedAttentionWork>* merge_attention;      // row = (merge, KV head)
   RowKernel<VisionAttentionParams>* vision_attention;  // row = (segment, head, query tile)
-  RowKernel<ImagePreprocessWork>* image_preprocess;  // row = unit of its strips' cost
+  RowKernel<ImagePreprocessWork>* image_preprocess;    // row = unit of its strips' cost
 };
 
 // Name and table of the chosen set. LIGHTVL_CPU_ISA in the environment overrides the choice;
 // throws std::invalid_argument if it names a set that the build or the processor lacks.
 const char* isa();
 const Kernels& kernels();
+
+// Whether the build has the set of this name and the processor runs it.
+bool is_supported(std::string_view name);
 
 #ifdef LIGHTVL_ISA
 namespace LIGHTVL_ISA {

@@ -46,19 +46,19 @@ inline float fast_log(float x) {
 }
 
 // The normal distribution's lower tail at -|x|: exp(-x^2/2) times a polynomial in 1/(1 + 0.3|x|).
-// Relative error below 2e-7 + 6e-8 x^2.
+// Relative error below 6e-7 + 3e-8 x^2.
 inline float normal_tail(float x) {
   const float a = x < 0.0f ? -x : x;
   const float t = 1.0f / (1.0f + 0.3f * a);
-  float p = 0.0383783467f;
-  p = p * t - 0.169166386f;
-  p = p * t + 0.228660613f;
-  p = p * t - 0.0765070394f;
-  p = p * t + 0.142534360f;
-  p = p * t + 0.0946833864f;
-  p = p * t + 0.121920377f;
-  p = p * t + 0.119487688f;
-  p = p * t + 7.16907107e-6f;
+  float p = 0x1.39d90ep-5f;
+  p = p * t - 0x1.59c95ep-3f;
+  p = p * t + 0x1.d2eb40p-3f;
+  p = p * t - 0x1.363752p-4f;
+  p = p * t + 0x1.22d248p-3f;
+  p = p * t + 0x1.84c15ep-4f;
+  p = p * t + 0x1.f32594p-4f;
+  p = p * t + 0x1.e97486p-4f;
+  p = p * t + 0x1.c0b25cp-18f;
   return p * fast_exp(-0.5f * x * x);
 }
 

@@ -1,7 +1,7 @@
 // Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel Random
 // Numbers: As Easy as 1, 2, 3", 2011), so that a token's noise depends on nothing but (seed,
-// offset, token id). Key: seed; counter: (n, offset, 0). Of each 64 tokens in a row, token i has word
-// i / 16 of the block with n = 16 * (id / 64) + i % 16: four tokens share a block's work, and
+// offset, token id). Key: seed; counter: (n, offset, 0). Of each 64 tokens in a row, token i has
+// word i / 16 of the block with n = 16 * (id / 64) + i % 16: four tokens share a block's work, and
 // neighbours lie in neighbouring vector lanes.
 #pragma once
 

@@ -226,8 +226,7 @@ void sample(const SampleParams& p, int64_t begin, int64_t end) {
       const bool plain = p.temperature[row] < kGreedyTemperature && p.logprobs == nullptr &&
                          p.num_top == 0 && !has_edits(p, row);
       if (!plain && scores == nullptr) scores = std::make_unique<Scores>(p.vocab_size);
-      const int64_t id =
-          plain ? argmax(logits, p.vocab_size) : sample_row(p, row, logits, *scores);
+      const int64_t id = plain ? argmax(logits, p.vocab_size) : sample_row(p, row, logits, *scores);
       p.out_ids[row] = id;
       count(p, row, id);
     }

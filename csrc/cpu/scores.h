@@ -25,11 +25,11 @@ struct Scores {
 
   int64_t num_blocks;
   std::unique_ptr<float[]> storage;
-  float* value;         // [num_blocks * kBlock]
-  float* weight;        // [num_blocks * kBlock], of blocks that a selection looks at
-  float* spare_value;   // the same sizes, room for a selection
+  float* value;        // [num_blocks * kBlock]
+  float* weight;       // [num_blocks * kBlock], of blocks that a selection looks at
+  float* spare_value;  // the same sizes, room for a selection
   float* spare_weight;
-  float* block_max;     // [num_blocks]
+  float* block_max;  // [num_blocks]
 };
 
 inline float max_of_block(const float* value) {

@@ -67,7 +67,8 @@ void sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k
     op.match("allowed_mask", *allowed_mask).contiguous();
   }
   if (logprobs) per_row("logprobs", *logprobs, ScalarType::Float);
-  op.require(top_ids.has_value() == top_logprobs.has_value(), "top_ids and top_logprobs go together");
+  op.require(top_ids.has_value() == top_logprobs.has_value(),
+             "top_ids and top_logprobs go together");
   if (top_ids) {
     op.match("top_ids", *top_ids).shape(S, n).type(ScalarType::Int).contiguous();
     op.match("top_logprobs", *top_logprobs).shape(S, n).type(ScalarType::Float).contiguous();

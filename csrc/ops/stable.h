@@ -18,8 +18,7 @@ using torch::stable::Tensor;
 // Runs a CPU kernel over `num_rows` rows of about `row_cost` element operations each, on as many
 // threads as the work is worth; little work stays on the caller's thread.
 template <class Params>
-void run_rows(cpu::RowKernel<Params>* kernel, const Params& p, int64_t num_rows,
-              int64_t row_cost) {
+void run_rows(cpu::RowKernel<Params>* kernel, const Params& p, int64_t num_rows, int64_t row_cost) {
   constexpr int64_t kCostPerThread = 32768;
   const int64_t grain = kCostPerThread / std::max<int64_t>(row_cost, 1) + 1;
   if (num_rows <= grain) return kernel(p, 0, num_rows);
