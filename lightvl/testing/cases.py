@@ -11,6 +11,7 @@ from lightvl import ops
 from lightvl.testing import activation_reference as activation
 from lightvl.testing import attention_reference as attention
 from lightvl.testing import embedding_reference as embedding
+from lightvl.testing import image_reference as image
 from lightvl.testing import norm_reference as norm
 from lightvl.testing import rotary_reference as rotary
 from lightvl.testing import sampling_reference as sampling
@@ -115,5 +116,12 @@ OPERATORS: dict[str, Operator] = {
         attention.make_vision_inputs,
         lambda i: ops.vision_attention(*i.arguments()),
         attention.vision_attention_reference,
+    ),
+    "image_preprocess": Operator(
+        image.IMAGE_CASES,
+        image.IMAGE_SPEED_CASES,
+        image.make_image_inputs,
+        lambda i: ops.image_preprocess(*i.arguments()),
+        image.image_preprocess_reference,
     ),
 }
