@@ -149,3 +149,26 @@ def test_requests_that_arrive_while_others_stream(qwen: Case) -> None:
             driver.step()
     driver.run()
     assert [driver.answers[i].ids for i in requests] == qwen.expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"chunked_prefill_size": 13}, {"max_total_token_num": 320, "prefix_cache": False}],
+    ids=str,
+)
+def test_dynamic_ntk_beyond_the_original_context(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, int]
+) -> None:
+    path = tmp_path_factory.mktemp("dynamic")
+    scaling = {"rope_type": "dynamic", "factor": 4.0}
+    write_checkpoint(
+        path, family="llama", layout="native", seed=3, max_position=64, rope_scaling=scaling
+    )
+    prompts = [words(n) for n in (50, 90, 100, 130)]
+    expected = []
+    for prompt in prompts:
+        reference_ids(path, words(3), 1)  # else its base stays that of the longest text so far
+        expected.append(reference_ids(path, prompt, NUM_TOKENS))
+    driver = Driver(path, max_req_total_len=256, **changes)
+    for _ in range(2):
+        assert driver.generate(*prompts, sampling=greedy(NUM_TOKENS)) == expected
