@@ -139,6 +139,17 @@ PAGED_CASES = (
     PagedCase((3,), (5,), num_heads=1, num_kv_heads=1, head_dim=8),
     PagedCase((), ()),
 )
+PAGED_SPEED_CASES = (
+    PagedCase((1,), (300,)),
+    PagedCase((1,), (4000,)),
+    PagedCase((1,) * 16, (1000,) * 16),
+    PagedCase((1,) * 64, (300,) * 64, num_heads=9, num_kv_heads=3),
+    PagedCase((1,) * 16, (1000,) * 16, num_heads=12, num_kv_heads=2, head_dim=128),
+    PagedCase((256,), (256,)),
+    PagedCase((1024,), (1024,), num_heads=9, num_kv_heads=3),
+    PagedCase((256,), (2048,), num_heads=12, num_kv_heads=2, head_dim=128),
+    PagedCase((1,) * 15 + (256,), (300,) * 15 + (256,)),
+)
 
 
 @dataclass(frozen=True)
@@ -194,4 +205,10 @@ VISION_CASES = (
     VisionCase((17,), num_heads=3, head_dim=72),
     VisionCase((130,), num_heads=1, head_dim=256),
     VisionCase(()),
+)
+VISION_SPEED_CASES = (
+    *(VisionCase((257,) * tiles) for tiles in (1, 4, 13)),
+    *(VisionCase((257,) * tiles, num_heads=16) for tiles in (1, 4, 13)),
+    *(VisionCase((1025,) * tiles, num_heads=16) for tiles in (1, 4)),
+    VisionCase((1025,), num_heads=25, head_dim=128),
 )

@@ -105,14 +105,14 @@ OPERATORS: dict[str, Operator] = {
     ),
     "paged_attention": Operator(
         attention.PAGED_CASES[:-1],  # the last has no sequence
-        (),
+        attention.PAGED_SPEED_CASES,
         attention.make_paged_inputs,
         lambda i: ops.paged_attention(*i.arguments()),
         lambda i: attention.paged_attention_reference(i)[0],
     ),
     "vision_attention": Operator(
         attention.VISION_CASES[:-1],
-        (),
+        attention.VISION_SPEED_CASES,
         attention.make_vision_inputs,
         lambda i: ops.vision_attention(*i.arguments()),
         attention.vision_attention_reference,

@@ -1,6 +1,7 @@
 """image_preprocess against Pillow: the same 8-bit values, then the same normalisation."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -132,7 +133,7 @@ def grid_row(*values: int) -> torch.Tensor:
     return torch.tensor([values], dtype=torch.int32)
 
 
-WRONG = {
+WRONG: dict[str, dict[str, Any]] = {
     r"images is \[50, 70, 4\], expected": {"images": [torch.zeros(50, 70, 4, dtype=torch.uint8)]},
     "images is float32, expected uint8": {"images": [torch.zeros(50, 70, 3)]},
     "images must not be empty": {"images": [torch.zeros(0, 70, 3, dtype=torch.uint8)]},
