@@ -75,8 +75,8 @@ struct PagedTask {
         dst[head_dim()] = maximum;
         dst[head_dim() + 1] = sum;
       } else {
-        T* dst = static_cast<T*>(p.out) + token(row) * p.out_stride[0] +
-                 head(row) * p.out_stride[1];
+        T* dst =
+            static_cast<T*>(p.out) + token(row) * p.out_stride[0] + head(row) * p.out_stride[1];
         store_row(attention.output(row), head_dim(), scale, dst);
         if (p.lse != nullptr) p.lse[token(row) * p.num_heads + head(row)] = lse(maximum, sum);
       }

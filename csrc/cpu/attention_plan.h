@@ -23,7 +23,7 @@ struct AttentionTask {
 // One sequence whose keys are split over several tasks with all its rows each.
 struct AttentionMerge {
   int32_t sequence;
-  int32_t num_rows;    // per KV head
+  int32_t num_rows;  // per KV head
   int32_t num_splits;
   int64_t partial_row;  // partials lie as [num_splits, K, num_rows]
 };
@@ -33,13 +33,13 @@ struct PagedAttentionWork {
   const AttentionTask* tasks;  // [num_tasks], ascending cost_begin
   int64_t num_tasks;
   const AttentionMerge* merges;  // [num_merges]
-  float* partials;               // [rows, D + 2]: normalised output, then maximum and sum of weights
+  float* partials;  // [rows, D + 2]: normalised output, then maximum and sum of weights
 };
 
 constexpr int kMaxHeadDim = 256;
-constexpr int kKeyBlock = 64;         // keys that a row tile meets at once
-constexpr int kKeySplit = 512;        // keys of one split
-constexpr int kFewRows = 8;           // up to here rows are handled one by one
+constexpr int kKeyBlock = 64;   // keys that a row tile meets at once
+constexpr int kKeySplit = 512;  // keys of one split
+constexpr int kFewRows = 8;     // up to here rows are handled one by one
 constexpr int kTileFloats = 320 * 128;
 
 // Rows of one task: a multiple of 64 so that no vector of queries is left half empty.

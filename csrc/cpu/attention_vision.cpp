@@ -12,8 +12,8 @@ const T* at(const void* base, const int64_t (&stride)[2], int64_t token, int64_t
 
 // Query tokens [begin, end) of one head against the segment [first, last).
 template <class T>
-void attend(const VisionAttentionParams& p, int64_t head, int64_t begin, int64_t end,
-            int64_t first, int64_t last) {
+void attend(const VisionAttentionParams& p, int64_t head, int64_t begin, int64_t end, int64_t first,
+            int64_t last) {
   const int dim = static_cast<int>(p.head_dim), rows = static_cast<int>(end - begin);
   TileAttention tile;
   BlockCopy copy;

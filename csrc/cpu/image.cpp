@@ -23,8 +23,8 @@ struct PatchWriter {
     const int64_t size = p.patch_size, per_side = p.tile_size / size, area = size * size;
     const int64_t y = row % p.tile_size;
     const int64_t tile = strip.first_tile + row / p.tile_size * strip.tile_step;
-    T* out = static_cast<T*>(p.out) +
-             (tile * per_side + y / size) * per_side * 3 * area + y % size * size;
+    T* out = static_cast<T*>(p.out) + (tile * per_side + y / size) * per_side * 3 * area +
+             y % size * size;
     for (int64_t patch = 0; patch < per_side; ++patch, out += 3 * area) {
       for (int64_t x = 0; x < size; ++x, pixels += 3) {
         for (int c = 0; c < 3; ++c) out[c * area + x] = table[c * 256 + pixels[c]];

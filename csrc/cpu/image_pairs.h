@@ -23,8 +23,7 @@ constexpr int kWords = 4;
 #endif
 
 typedef uint32_t WordVec __attribute__((vector_size(kWords * 4)));
-typedef uint32_t UnalignedWordVec
-    __attribute__((vector_size(kWords * 4), aligned(2), may_alias));
+typedef uint32_t UnalignedWordVec __attribute__((vector_size(kWords * 4), aligned(2), may_alias));
 typedef uint8_t Bytes16 __attribute__((vector_size(16)));
 typedef uint8_t UnalignedBytes16 __attribute__((vector_size(16), aligned(1), may_alias));
 
@@ -75,8 +74,7 @@ struct Sums {
 
   void store(uint32_t* dst, int64_t step) const {
     for (int i = 0; i < kCount; ++i) {
-      *reinterpret_cast<UnalignedWordVec*>(dst + i * step) =
-          (high[i] << kLowWeightBits) + low[i];
+      *reinterpret_cast<UnalignedWordVec*>(dst + i * step) = (high[i] << kLowWeightBits) + low[i];
     }
   }
 

@@ -7,7 +7,7 @@
 
 namespace lightvl::cpu {
 
-constexpr int kWeightBits = 22;    // fraction bits of a weight
+constexpr int kWeightBits = 22;     // fraction bits of a weight
 constexpr int kLowWeightBits = 15;  // weight = high * 2^15 + low, both 16-bit numbers
 
 // Output i is the sum of the weighted inputs [first, first + count), rounded to 8 bits. Inputs are
@@ -24,11 +24,11 @@ struct ResizeAxis {
 struct ImageStrip {
   const uint8_t* pixels;  // [y.in_size, x.in_size, 3]
   ResizeAxis x, y;
-  bool down_first;  // order of the two passes
-  int64_t x_begin;                 // first column of the resized picture
-  int64_t first_tile, tile_step;   // output row r lies in tile first_tile + r / S * tile_step
-  int64_t row_cost;                // of one output row
-  int64_t cost_begin;              // of all strips before this one
+  bool down_first;                // order of the two passes
+  int64_t x_begin;                // first column of the resized picture
+  int64_t first_tile, tile_step;  // output row r lies in tile first_tile + r / S * tile_step
+  int64_t row_cost;               // of one output row
+  int64_t cost_begin;             // of all strips before this one
 };
 
 struct ImagePreprocessWork {

@@ -246,7 +246,8 @@ class StripResizer {
   template <class Writer>
   void run_down_first(const ImageStrip& strip, int64_t first, int64_t last, const Writer& writer) {
     const int64_t x_last = strip.x_begin + tile_size_ - 1;
-    const int64_t begin = unchanged(strip.x) ? strip.x_begin : strip.x.first_pair[strip.x_begin] * 2;
+    const int64_t begin =
+        unchanged(strip.x) ? strip.x_begin : strip.x.first_pair[strip.x_begin] * 2;
     const int64_t end = unchanged(strip.x) ? x_last + 1 : strip.x.end_pair[x_last] * 2;
     const int64_t width = ((end < strip.x.in_size ? end : strip.x.in_size) - begin) * 3;
     const std::unique_ptr<uint8_t[]> block(new uint8_t[width * kBlockRows]());

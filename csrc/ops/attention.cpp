@@ -9,9 +9,9 @@
 namespace lightvl {
 namespace {
 
-constexpr int64_t kTaskRows = 128;         // of paged attention: a multiple of 64
+constexpr int64_t kTaskRows = 128;  // of paged attention: a multiple of 64
 
-constexpr int64_t kCostUnit = 1024;        // multiply-adds of a score or a value
+constexpr int64_t kCostUnit = 1024;  // multiply-adds of a score or a value
 
 // The tasks of one call and the sequences that need merging.
 struct Plan {

@@ -48,8 +48,7 @@ class Axis {
   }
 
   cpu::ResizeAxis view() const {
-    return {in_size_, out_size_, max_pairs_, first_pair_.data(), end_pair_.data(),
-            weights_.data()};
+    return {in_size_, out_size_, max_pairs_, first_pair_.data(), end_pair_.data(), weights_.data()};
   }
 
  private:
