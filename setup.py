@@ -57,7 +57,12 @@ def glob(pattern: str) -> list[str]:
 
 def extension() -> dict[str, object]:
     """Arguments of `setup` that describe the extension; needs torch."""
+    import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+    if os.environ.get("LIGHTVL_CUDA") == "1":
+        sys.exit("LIGHTVL_CUDA=1: this version of lightvl has CPU kernels only")
+    no_torch_path = f"-ffile-prefix-map={Path(torch.__file__).parent}=torch"
 
     cpu_sources = [source for source in glob("csrc/cpu/*.cpp") if source != CHOSEN_ONCE]
 
@@ -82,7 +87,7 @@ def extension() -> dict[str, object]:
         [*glob("csrc/ops/*.cpp"), CHOSEN_ONCE],
         include_dirs=[str(ROOT / "csrc")],
         define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)],
-        extra_compile_args=[*COMMON, "-O2"],
+        extra_compile_args=[*COMMON, no_torch_path, "-O2"],
         extra_link_args=["-Wl,-z,defs"],
         py_limited_api=True,
     )
