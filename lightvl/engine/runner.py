@@ -130,6 +130,7 @@ def _vision_pool(
         model,
         Preprocessor(tiling, vision.patch_size, dtype, pixels),
         memory.num_embedding_pages,
+        (vision.image_size // vision.patch_size) ** 2,
         tiling.tokens_per_tile,
         config.model.text.hidden_size,
         dtype,

@@ -9,6 +9,10 @@ from torch import Tensor
 from lightvl.vision.preprocess import Preprocessor
 from lightvl.vision.work import PictureWork, TileWork
 
+PATCHES_PER_CALL = 1024
+"""Most patches in one pass through the tower on a CPU, one tile at least: the activations of four
+times as many leave the cores' caches and cost a fifth more time a tile."""
+
 
 class TileEncoder(Protocol):
     """The part of a model that the pool runs."""
@@ -29,6 +33,7 @@ class VisionPool:
         model: TileEncoder,
         preprocessor: Preprocessor,
         num_pages: int,
+        patches_per_tile: int,
         tokens_per_tile: int,
         hidden_size: int,
         dtype: torch.dtype,
@@ -39,12 +44,14 @@ class VisionPool:
             model: Has the tower and the projector.
             preprocessor: Makes patches of pixels.
             num_pages: Tiles that the arena holds.
+            patches_per_tile: Patches that the tower reads of a tile, Q.
             tokens_per_tile: Rows of a page.
             hidden_size: Width of a row.
             dtype: Of the embeddings.
         """
         self._model = model
         self._preprocessor = preprocessor
+        self._tiles_per_call = max(1, PATCHES_PER_CALL // patches_per_tile)
         self._pages = torch.empty(num_pages, tokens_per_tile, hidden_size, dtype=dtype)
         self._patches: dict[bytes, Tensor] = {}
         self._tiles_left: dict[bytes, int] = {}
@@ -60,16 +67,18 @@ class VisionPool:
         return len(self._patches)
 
     def run(self, pictures: Sequence[PictureWork], tiles: Sequence[TileWork]) -> None:
-        """Makes patches of new pictures, then runs `tiles` through the tower in one batch."""
+        """Makes patches of new pictures, then runs `tiles` through the tower."""
         if pictures:
             for work, patches in zip(pictures, self._preprocessor.patches(pictures), strict=True):
                 self._patches[work.key] = patches
                 self._tiles_left[work.key] = work.grid.num_tiles
-        if not tiles:
-            return
-        batch = torch.stack([self._patches[tile.key][tile.tile] for tile in tiles])
+        for begin in range(0, len(tiles), self._tiles_per_call):
+            self._encode(tiles[begin : begin + self._tiles_per_call])
+
+    def _encode(self, tiles: Sequence[TileWork]) -> None:
+        patches = torch.stack([self._patches[tile.key][tile.tile] for tile in tiles])
         pages = torch.tensor([tile.page for tile in tiles])
-        self._pages.index_copy_(0, pages, self._model.encode_tiles(batch))
+        self._pages.index_copy_(0, pages, self._model.encode_tiles(patches))
         for tile in tiles:
             self._finish(tile.key)
 
