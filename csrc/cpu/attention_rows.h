@@ -78,12 +78,13 @@ struct TileAttention {
   static constexpr int kMaxRows = 320;
   static constexpr int kGroupRows = 64;  // rows whose scores against one block fit the first cache
 
-  alignas(64) float queries[kTileFloats];  // [D, padded rows], scaled
+  alignas(64) float queries[kTileFloats];  // [padded D, padded rows], scaled
   alignas(64) float outputs[kTileFloats];  // [rows, padded D]
   alignas(64) float maximum[kMaxRows];
   alignas(64) float sum[kMaxRows];
   alignas(64) int32_t limits[kMaxRows];  // keys that the row may see; ascending
   alignas(64) float scores[kKeyBlock * kGroupRows];
+  alignas(64) float staged[kLanes * kMaxHeadDim];  // queries before they are turned
   int num_rows, padded_rows, head_dim, padded_dim;
 
   void begin(int rows, int dim) {
@@ -97,12 +98,13 @@ struct TileAttention {
       limits[i] = INT32_MAX;
     }
     std::memset(outputs, 0, sizeof(float) * rows * padded_dim);
-    if (padded_rows != rows) std::memset(queries, 0, sizeof(float) * padded_rows * dim);
   }
 
+  // Rows are set in order.
   template <class T>
   void set_query(int row, const T* q, float scale) {
-    for (int d = 0; d < head_dim; ++d) queries[d * padded_rows + row] = to_float(q[d]) * scale;
+    load_row(q, head_dim, scale, staged + row % kLanes * padded_dim, padded_dim);
+    if ((row + 1) % kLanes == 0 || row + 1 == num_rows) turn_staged(row / kLanes * kLanes);
   }
 
   const float* output(int row) const { return outputs + row * padded_dim; }
@@ -122,6 +124,18 @@ struct TileAttention {
   }
 
  private:
+  // The staged queries become columns `row` on; those behind the last row are 0.
+  void turn_staged(int row) {
+    const int count = num_rows - row < kLanes ? num_rows - row : kLanes;
+    std::memset(staged + count * padded_dim, 0, sizeof(float) * (kLanes - count) * padded_dim);
+    for (int d = 0; d < padded_dim; d += kLanes) {
+      Vec block[kLanes];
+      for (int i = 0; i < kLanes; ++i) block[i] = load(staged + i * padded_dim + d);
+      transpose(block);
+      for (int i = 0; i < kLanes; ++i) store(queries + (d + i) * padded_rows + row, block[i]);
+    }
+  }
+
   void meet(const KeyValueBlock& kv, int key, int num_keys, int row, int rows) {
     const int num_vecs = round_up(rows, kLanes) / kLanes;
     multiply<Product::kScores>(num_keys, num_vecs, head_dim, kv.keys, kv.key_stride, queries + row,
@@ -183,6 +197,7 @@ struct FewAttention {
     for (int i = 0; i < rows; ++i) {
       maximum[i] = kNoKeyYet;
       sum[i] = 0.0f;
+      limits[i] = INT32_MAX;
     }
     std::memset(outputs, 0, sizeof(float) * rows * padded_dim);
   }

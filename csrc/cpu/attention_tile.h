@@ -37,18 +37,19 @@ LIGHTVL_INLINE void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p)
 LIGHTVL_INLINE Vec broadcast(float x) { return x - Vec{}; }
 LIGHTVL_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
-// 2^x for x <= 0 within 3 ulp; 0 below -126.5. x = n + f with |f| <= 1/2, then the polynomial in f
+// 2^x for x <= 0 within 3 ulp; 0 below -126. x = n + f with |f| <= 1/2, then the polynomial in f
 // of degree 5 with the least relative error, 9.2e-8.
 LIGHTVL_INLINE Vec exp2_nonpositive(Vec x) {
-  x = max(x, broadcast(-127.0f));
-  const IntVec n = __builtin_convertvector(x - 0.5f, IntVec);  // truncates: rounds x to nearest
-  const Vec f = x - __builtin_convertvector(n, Vec);
+  constexpr float kRounder = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits
+  const Vec shifted = x + kRounder;
+  const Vec f = x - (shifted - kRounder);
   Vec p = f * 1.326472725e-3f + 9.671512688e-3f;
   p = p * f + 5.550733744e-2f;
   p = p * f + 2.402224208e-1f;
   p = p * f + 6.931469776e-1f;
   p = p * f + 1.0f;
-  return p * reinterpret_cast<Vec>((n + 127) << 23);
+  const IntVec scaled = reinterpret_cast<IntVec>(p) + (reinterpret_cast<IntVec>(shifted) << 23);
+  return x < -126.0f ? Vec{} : reinterpret_cast<Vec>(scaled);
 }
 
 // Lane numbers {f(0), f(1), ..} for a shuffle.
@@ -73,6 +74,20 @@ LIGHTVL_INLINE Vec sum_each(Vec (&v)[kLanes]) {
     }
   }
   return v[0];
+}
+
+// v[i][j] -> v[j][i]: in each step the first half's registers are interleaved with the second's.
+LIGHTVL_INLINE void transpose(Vec (&v)[kLanes]) {
+  constexpr IntVec low = lanes([](int i) { return i / 2 + i % 2 * kLanes; });
+  constexpr IntVec high = low + kLanes / 2;
+  for (int step = 1; step < kLanes; step *= 2) {
+    Vec t[kLanes];
+    for (int i = 0; i < kLanes / 2; ++i) {
+      t[2 * i] = __builtin_shuffle(v[i], v[i + kLanes / 2], low);
+      t[2 * i + 1] = __builtin_shuffle(v[i], v[i + kLanes / 2], high);
+    }
+    for (int i = 0; i < kLanes; ++i) v[i] = t[i];
+  }
 }
 
 // Combines all lanes with `op`, halving the distance between what is combined.

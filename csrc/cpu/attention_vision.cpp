@@ -5,32 +5,51 @@
 namespace lightvl::cpu::LIGHTVL_ISA {
 namespace {
 
+// One head of one segment, whose first token is `first`.
 template <class T>
-const T* at(const void* base, const int64_t (&stride)[2], int64_t token, int64_t head) {
-  return static_cast<const T*>(base) + token * stride[0] + head * stride[1];
-}
+struct Segment {
+  const VisionAttentionParams& p;
+  int64_t head, first, last;
 
-// Query tokens [begin, end) of one head against the segment [first, last).
-template <class T>
-void attend(const VisionAttentionParams& p, int64_t head, int64_t begin, int64_t end, int64_t first,
-            int64_t last) {
-  const int dim = static_cast<int>(p.head_dim), rows = static_cast<int>(end - begin);
-  TileAttention tile;
-  BlockCopy copy;
-  tile.begin(rows, dim);
-  for (int row = 0; row < rows; ++row) {
-    tile.set_query(row, at<T>(p.q, p.q_stride, begin + row, head), p.scale * kLog2E);
+  const T* at(const void* base, const int64_t (&stride)[2], int64_t token) const {
+    return static_cast<const T*>(base) + token * stride[0] + head * stride[1];
   }
-  tile.run(0, static_cast<int>(last - first), kKeyBlock, [&](int key, int n) {
-    copy.load(0, n, dim, at<T>(p.k, p.k_stride, first + key, head), p.k_stride[0],
-              at<T>(p.v, p.v_stride, first + key, head), p.v_stride[0]);
+
+  // Keys [key, key + n) of the segment, copied: rows of a packed projection lie so far apart that
+  // a block of them doesn't stay in the first cache level.
+  KeyValueBlock block(BlockCopy& copy, int key, int n) const {
+    const int dim = static_cast<int>(p.head_dim);
+    copy.load(0, n, dim, at(p.k, p.k_stride, first + key), p.k_stride[0],
+              at(p.v, p.v_stride, first + key), p.v_stride[0]);
     return copy.block(dim);
-  });
-  for (int row = 0; row < rows; ++row) {
-    T* out = static_cast<T*>(p.out) + (begin + row) * p.out_stride[0] + head * p.out_stride[1];
-    store_row(tile.output(row), dim, 1.0f / tile.sum[row], out);
   }
-}
+
+  template <class Attention>
+  void attend_with(int64_t begin, int64_t end) const {
+    const int dim = static_cast<int>(p.head_dim), rows = static_cast<int>(end - begin);
+    Attention attention;
+    BlockCopy copy;
+    attention.begin(rows, dim);
+    for (int row = 0; row < rows; ++row) {
+      attention.set_query(row, at(p.q, p.q_stride, begin + row), p.scale * kLog2E);
+    }
+    attention.run(0, static_cast<int>(last - first), kKeyBlock,
+                  [&](int key, int n) { return block(copy, key, n); });
+    for (int row = 0; row < rows; ++row) {
+      T* out = static_cast<T*>(p.out) + (begin + row) * p.out_stride[0] + head * p.out_stride[1];
+      store_row(attention.output(row), dim, 1.0f / attention.sum[row], out);
+    }
+  }
+
+  // Query tokens [begin, end). The few behind a multiple of 64, such as the class token that comes
+  // with a square of patches, don't fill vectors.
+  void attend(int64_t begin, int64_t end) const {
+    int64_t rest = (end - begin) % TileAttention::kGroupRows;
+    if (rest > kFewRows) rest = 0;
+    if (end - begin > rest) attend_with<TileAttention>(begin, end - rest);
+    if (rest > 0) attend_with<FewAttention>(end - rest, end);
+  }
+};
 
 }  // namespace
 
@@ -44,7 +63,7 @@ void vision_attention(const VisionAttentionParams& p, int64_t begin, int64_t end
       const int64_t row = first + i % tiles * p.tile_rows;
       const int64_t row_end = row + p.tile_rows < last ? row + p.tile_rows : last;
       dispatch_dtype(p.dtype, [&]<class T>(std::type_identity<T>) {
-        attend<T>(p, i / tiles, row, row_end, first, last);
+        Segment<T>{p, i / tiles, first, last}.attend(row, row_end);
       });
     }
     task += tiles * p.num_heads;
