@@ -1,0 +1,1 @@
+"""Operators against torch's own, side by side in one run."""
