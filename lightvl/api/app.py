@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from lightvl.api import native, openai
-from lightvl.api.exchange import Endpoint
+from lightvl.api.exchange import Endpoint, internal_error
 from lightvl.api.front import Front
 from lightvl.api.gate import Gate
 from lightvl.api.openai_schema import ChatBody, CompletionBody
@@ -56,6 +56,7 @@ def build_app(front: Front, drain: Callable[[], None]) -> ASGIApp:
     app.router.routes.append(Route("/tokens", tokens, methods=["GET", "POST"]))
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestError, _refused)
+    app.add_exception_handler(Exception, _refused)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     gate: ASGIApp = Gate(app, front)
     if front.config.cors_origins is None:
@@ -65,13 +66,14 @@ def build_app(front: Front, drain: Callable[[], None]) -> ASGIApp:
 
 
 def _refused(_: Request, error: Exception) -> Response:
-    """Gives the framework's own refusals (404, 405) and ours the common shape."""
+    """Gives the framework's own refusals (404, 405), ours and defects the common shape."""
     headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
         phrase = HTTPStatus(error.status_code).phrase.lower()
         headers = dict(error.headers or {})
         error = RequestError(phrase, error.status_code)
-    assert isinstance(error, RequestError)
+    elif not isinstance(error, RequestError):
+        error = internal_error()
     body = msgspec.json.encode(error.body())
     return Response(body, error.status, headers, media_type="application/json")
 

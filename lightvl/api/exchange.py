@@ -146,8 +146,7 @@ class Exchange:
             head: Written before the first event.
             tail: Makes what is written after the last event.
 
-        Raises:
-            RequestError: It failed before the first byte; later, an error event is sent.
+        An error before the first byte is an answer of its own; later, it is an event.
         """
         try:
             async for events in generation.events():
@@ -155,10 +154,17 @@ class Exchange:
                 await self._write(data if self._started else head + data)
             await self._write(tail())
         except RequestError as error:
-            if not self._started:
-                raise
-            await self._write(b"data:" + msgspec.json.encode(error_of(error)) + b"\n\n")
+            await self.refuse(error)
+            return
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def refuse(self, error: RequestError) -> None:
+        """Answers with an error: as an event, and the end, where a stream has begun."""
+        if not self._started:
+            await send_error(self._send, error)
+            return
+        data = b"data:" + msgspec.json.encode(error.body()) + b"\n\n"
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
     def close(self) -> None:
         """Aborts what still runs and gives back everything."""
@@ -226,15 +232,18 @@ class Endpoint:
                 exchange.enter()
             await self._handler(exchange)
         except RequestError as error:
-            await send_error(send, error)
+            await exchange.refuse(error)
+        except Exception:
+            log.exception("a request failed inside the server")
+            await exchange.refuse(internal_error())
         finally:
             exchange.close()
             self._front.closed()
 
 
-def error_of(error: RequestError) -> dict[str, object]:
-    """Returns the error body, also as it stands in an event stream."""
-    return error.body()
+def internal_error() -> RequestError:
+    """Returns what a client is told about an error of ours."""
+    return RequestError("internal error", 500, code="internal")
 
 
 async def send_error(send: Send, error: RequestError) -> None:
@@ -244,7 +253,7 @@ async def send_error(send: Send, error: RequestError) -> None:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    data = msgspec.json.encode(error_of(error))
+    data = msgspec.json.encode(error.body())
     await send_bytes(send, data, JSON, error.status, headers)
 
 

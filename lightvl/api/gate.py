@@ -1,7 +1,6 @@
 """What every request passes first: keys, the drain, the count of answers."""
 
 import hmac
-import logging
 from collections.abc import Sequence
 from email.utils import formatdate
 from pathlib import Path
@@ -11,8 +10,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lightvl.api.exchange import send_error
 from lightvl.api.front import Front
 from lightvl.errors import EngineLostError, RequestError, StartupError
-
-log = logging.getLogger(__name__)
 
 HEALTH = frozenset({"/health", "/healthz", "/liveness", "/readiness"})
 ADMIN = frozenset({"/flush_cache", "/drain"})
@@ -45,10 +42,6 @@ class Gate:
             await self._app(scope, receive, counted)
         except RequestError as error:
             await send_error(counted, error)
-        except Exception:
-            log.exception("a request failed inside the server")
-            if not started:
-                await send_error(counted, RequestError("internal error", 500, code="internal"))
 
     def _check(self, scope: Scope) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -129,16 +130,18 @@ class Preparer:
         Raises:
             RequestError: Placeholders and pictures differ in number, or an id is out of range.
         """
-        prompt, add_special = request.prompt, request.text.add_special_tokens
+        prompt, tokenizer = request.prompt, self._tokenizer
         if isinstance(prompt, ChatPrompt):
-            text, arguments = prompt.text, (prompt.marker, pictures)
-            call = (expand_chat, self._tokenizer, text, *arguments)
+            text, call = (
+                prompt.text,
+                partial(expand_chat, tokenizer, prompt.text, prompt.marker, pictures),
+            )
         else:
             text = prompt if isinstance(prompt, str) else ""
-            call = (expand_prompt, self._tokenizer, prompt, pictures, add_special)
-        if len(text) > _LONG_TEXT:
-            return await asyncio.to_thread(*call)
-        return call[0](*call[1:])
+            call = partial(
+                expand_prompt, tokenizer, prompt, pictures, request.text.add_special_tokens
+            )
+        return await asyncio.to_thread(call) if len(text) > _LONG_TEXT else call()
 
     def _fitted(self, sampling: SamplingParams, prompt_len: int) -> SamplingParams:
         """Returns the parameters with the output cut to what fits behind the prompt."""

@@ -120,9 +120,8 @@ def unknown_keys(body: bytes, kind: type[msgspec.Struct]) -> set[str]:
     """Returns the top-level keys of a decoded body, and those of its `parameters`, not known."""
     top = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     unknown = set(top) - set(kind.__struct_fields__)
-    parameters = top.get("parameters")
-    if parameters is not None and parameters != b"null":
-        inner = msgspec.json.decode(parameters, type=dict[str, msgspec.Raw])
+    if "parameters" in top:
+        inner = msgspec.json.decode(top["parameters"], type=dict[str, msgspec.Raw] | None) or {}
         unknown |= set(inner) - set(NativeParameters.__struct_fields__)
     return unknown
 

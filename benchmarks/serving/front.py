@@ -1,0 +1,254 @@
+"""The front alone: streamed tokens a second and the event loop's lag, against the stub engine.
+
+`python benchmarks/serving/front.py` starts the server with the stub engine, the front pinned to
+one core, and prints one JSON row (`--out` appends it to a file):
+
+* `streams`: 64 connections read `/generate_stream` while the stub offers more tokens than asked
+  for; tokens a second and the front's CPU time a token.
+* `bodies`: the same streams at half that rate while 8 MB bodies arrive; the longest turn of the
+  event loop in CPU time of its thread, which bounds every single callback, and the lag in wall
+  time. A probe that runs in every turn of the loop measures both.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import platform
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+NUM_STREAMS = 64
+TOKENS_PER_STREAM = 500
+BODY_BYTES = 8 << 20
+PROMPT = "The quick brown fox jumps over the lazy dog and goes on to see the world. " * 2
+
+
+def main() -> int:
+    """Runs both loads and prints the row."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--step-ms", type=float, default=2.5, help="of the stub; 64 tokens each")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--serve", nargs="*", help=argparse.SUPPRESS)
+    options, _ = parser.parse_known_args()
+    if options.serve is not None:
+        return _serve_probed(options.serve)
+    row: dict[str, object] = {
+        "benchmark": "serving",
+        "load": f"front alone, {NUM_STREAMS} streams",
+        "server": "lightvl",
+        "model": "stub engine",
+        "device": f"{platform.processor() or platform.machine()}, front on one core",
+        "streams": asyncio.run(_measure_streams(options.step_ms, options.seconds)),
+        "bodies": asyncio.run(_measure_bodies(2 * options.step_ms, options.seconds)),
+        "commit": _commit(),
+        "command": " ".join(["python", *sys.argv]),
+    }
+    print(json.dumps(row))
+    if options.out is not None:
+        with options.out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    return 0
+
+
+# --- the server ------------------------------------------------------------------------------
+
+
+def _serve_probed(arguments: list[str]) -> int:
+    """Runs the server; with a file named first, a probe writes the turns of its loop there."""
+    from lightvl import launch
+
+    step_ms, report, port = arguments
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if report != "-":
+        build_app = launch.build_app
+
+        def probed(*args: Any) -> Any:  # noqa: ANN401
+            _Probe(Path(report)).start()
+            return build_app(*args)
+
+        launch.build_app = probed
+    command = ("-c", _STUB_ON_OTHER_CORES, "--step-ms", step_ms)
+    return launch.main(["--port", port], command=command)
+
+
+_STUB_ON_OTHER_CORES = (
+    "import os, sys; "
+    "os.sched_setaffinity(0, set(range(os.cpu_count())) - {min(os.sched_getaffinity(0))}); "
+    "from lightvl.testing.stub_engine import main; sys.exit(main())"
+)
+
+
+class _Probe:
+    """Runs once in every turn of the loop and keeps how long turns took."""
+
+    def __init__(self, report: Path) -> None:
+        self._report = report
+        self._loop = asyncio.get_running_loop()
+        self._cpu_s: list[float] = []
+        self._wall_s: list[float] = []
+
+    def start(self) -> None:
+        self._begun_s = time.monotonic()
+        self._last = (time.thread_time(), time.monotonic())
+        self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        now = (time.thread_time(), time.monotonic())
+        self._cpu_s.append(now[0] - self._last[0])
+        self._wall_s.append(now[1] - self._last[1])
+        if now[1] - self._begun_s > 1.0:
+            self._write()
+            self._begun_s = now[1]
+            now = (time.thread_time(), time.monotonic())
+        self._last = now
+        self._loop.call_soon(self._turn)
+
+    def _write(self) -> None:
+        cpu, wall = sorted(self._cpu_s), sorted(self._wall_s)
+        self._cpu_s, self._wall_s = [], []
+        with self._report.open("a") as file:
+            row = {
+                "turns": len(cpu),
+                "cpu_max_ms": cpu[-1] * 1e3,
+                "wall_p999_ms": wall[int(len(wall) * 0.999)] * 1e3,
+                "wall_max_ms": wall[-1] * 1e3,
+            }
+            file.write(json.dumps(row) + "\n")
+
+
+@asynccontextmanager
+async def _server(step_ms: float, report: str) -> AsyncIterator[tuple[int, psutil.Process]]:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    arguments = ["--serve", str(step_ms), report, str(port)]
+    process = subprocess.Popen([sys.executable, __file__, *arguments])
+    try:
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                break
+            except OSError:
+                await asyncio.sleep(0.1)
+        await _read_stream(port, 8)  # warm
+        yield port, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(40)
+
+
+# --- the loads -------------------------------------------------------------------------------
+
+
+async def _measure_streams(step_ms: float, seconds: float) -> dict[str, float]:
+    async with _server(step_ms, "-") as (port, front):
+        before, begun_s = _cpu_s(front), time.monotonic()
+        counts = await _run_streams(port, seconds)
+        elapsed_s, cpu_s = time.monotonic() - begun_s, _cpu_s(front) - before
+        return {
+            "offered_tokens_per_s": NUM_STREAMS / step_ms * 1e3,
+            "output_tokens_per_s": sum(counts) / elapsed_s,
+            "front_cpu_us_per_token": cpu_s / sum(counts) * 1e6,
+            "front_cpu_share": cpu_s / elapsed_s,
+        }
+
+
+async def _measure_bodies(step_ms: float, seconds: float) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "turns")
+        async with _server(step_ms, str(report)) as (port, _):
+            await asyncio.sleep(2.0)
+            report.write_text("")
+            bodies = asyncio.create_task(_send_bodies(port, seconds))
+            counts = await _run_streams(port, seconds)
+            num_bodies = await bodies
+        rows = [json.loads(line) for line in report.read_text().splitlines()]
+    return {
+        "output_tokens_per_s": sum(counts) / seconds,
+        "bodies": num_bodies,
+        "turns": sum(row["turns"] for row in rows),
+        "longest_turn_cpu_ms": max(row["cpu_max_ms"] for row in rows),
+        "lag_p999_ms": max(row["wall_p999_ms"] for row in rows),
+        "lag_max_ms": max(row["wall_max_ms"] for row in rows),
+    }
+
+
+async def _run_streams(port: int, seconds: float) -> list[int]:
+    ends_s = time.monotonic() + seconds
+
+    async def repeat() -> int:
+        total = 0
+        while time.monotonic() < ends_s:
+            total += await _read_stream(port, TOKENS_PER_STREAM)
+        return total
+
+    return await asyncio.gather(*(repeat() for _ in range(NUM_STREAMS)))
+
+
+async def _read_stream(port: int, num_tokens: int) -> int:
+    """Returns how many events a stream had."""
+    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": num_tokens, "ignore_eos": True}}
+    reader, writer = await _post(port, "/generate_stream", json.dumps(body).encode())
+    events = 0
+    while chunk := await reader.read(1 << 16):
+        events += chunk.count(b"data:")
+    writer.close()
+    assert events == num_tokens, f"{events} events, expected {num_tokens}"
+    return events
+
+
+async def _send_bodies(port: int, seconds: float) -> int:
+    """Sends 8 MB bodies with a picture that no decoder accepts; returns how many."""
+    data = base64.b64encode(random.Random(0).randbytes(BODY_BYTES * 3 // 4)).decode()
+    images = [{"type": "base64", "data": data}]
+    body = {"inputs": "<image>", "parameters": {}, "multimodal_params": {"images": images}}
+    encoded = json.dumps(body).encode()
+    ends_s, count = time.monotonic() + seconds, 0
+    while time.monotonic() < ends_s:
+        reader, writer = await _post(port, "/generate", encoded)
+        answer = await reader.read()
+        assert b" 400 " in answer.split(b"\r\n")[0], answer[:300]
+        writer.close()
+        count += 1
+    return count
+
+
+async def _post(
+    port: int, path: str, body: bytes
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+    await writer.drain()
+    return reader, writer
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

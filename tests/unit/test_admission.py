@@ -1,0 +1,102 @@
+"""The queue's limits and the rate at which it drains."""
+
+import pytest
+
+from lightvl.api.admission import Admission, Limits
+from lightvl.errors import RequestError
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def make(clock: Clock, **limits: float) -> Admission:
+    values = {"max_requests": 3, "max_tokens": 100, "max_wait_s": None, **limits}
+    return Admission(Limits(**values), clock)  # type: ignore[arg-type]
+
+
+def test_requests_beyond_the_limit_are_refused_until_one_starts() -> None:
+    admission = make(Clock())
+    tickets = [admission.arrive() for _ in range(3)]
+    with pytest.raises(RequestError) as refused:
+        admission.arrive()
+    assert refused.value.status == 429
+    assert refused.value.retry_after_s == 1
+    assert "3 requests are waiting" in refused.value.message
+    tickets[0].started()
+    assert admission.waiting_requests == 2
+    admission.arrive()
+
+
+def test_a_ticket_is_given_back_once() -> None:
+    admission = make(Clock())
+    ticket = admission.arrive()
+    ticket.add_tokens(10)
+    ticket.started()
+    ticket.started()
+    ticket.leave()
+    assert admission.waiting_requests == 0
+    assert admission.waiting_tokens == 0
+
+
+def test_tokens_beyond_the_limit_are_refused_but_an_empty_queue_takes_any() -> None:
+    admission = make(Clock())
+    first, second = admission.arrive(), admission.arrive()
+    first.add_tokens(1000)
+    with pytest.raises(RequestError) as refused:
+        second.add_tokens(1)
+    assert refused.value.status == 429
+    assert "1000 prompt tokens" in refused.value.message
+    second.leave()
+    assert admission.waiting_tokens == 1000
+    first.leave()
+    assert admission.waiting_tokens == 0
+
+
+def drain(admission: Admission, clock: Clock, num_tokens: int, seconds: float, times: int) -> None:
+    waiting = [admission.arrive() for _ in range(times)]
+    for ticket in waiting:
+        ticket.num_tokens = num_tokens
+        admission.waiting_tokens += num_tokens
+    for ticket in waiting:
+        clock.now_s += seconds
+        ticket.started()
+
+
+def test_the_expected_wait_follows_the_measured_rate() -> None:
+    clock = Clock()
+    admission = make(clock, max_requests=100, max_tokens=10_000, max_wait_s=5.0)
+    assert admission.expected_wait_s() == 0
+    drain(admission, clock, num_tokens=20, seconds=2.0, times=10)
+    first = admission.arrive()
+    first.add_tokens(40)
+    assert admission.expected_wait_s() == pytest.approx(4.0)
+    admission.arrive().add_tokens(20)
+    with pytest.raises(RequestError) as refused:
+        admission.arrive().add_tokens(10)
+    assert refused.value.retry_after_s == 6
+    assert "expected wait is 6.0 s" in refused.value.message
+
+
+def test_idle_time_does_not_slow_the_measured_rate() -> None:
+    clock = Clock()
+    admission = make(clock, max_requests=100, max_tokens=10_000)
+    drain(admission, clock, num_tokens=20, seconds=2.0, times=4)
+    clock.now_s += 3600
+    drain(admission, clock, num_tokens=20, seconds=2.0, times=4)
+    admission.arrive().add_tokens(100)
+    assert admission.expected_wait_s() == pytest.approx(10.0)
+
+
+def test_retry_after_has_an_upper_bound() -> None:
+    clock = Clock()
+    admission = make(clock, max_requests=100, max_tokens=1000)
+    drain(admission, clock, num_tokens=1, seconds=10.0, times=5)
+    admission.arrive().add_tokens(900)
+    with pytest.raises(RequestError) as refused:
+        admission.arrive().add_tokens(200)
+    assert refused.value.retry_after_s == 60
