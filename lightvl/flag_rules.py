@@ -19,7 +19,9 @@ def check_rules(config: "ServerConfig") -> None:
     _check_memory(config)
     _check_files(config)
     if config.disable_chunked_prefill and config.chunked_prefill_size is not None:
-        raise StartupError("--chunked_prefill_size and --disable_chunked_prefill exclude each other")
+        raise StartupError(
+            "--chunked_prefill_size and --disable_chunked_prefill exclude each other"
+        )
     if config.node_rank >= config.nnodes:
         raise StartupError(
             f"--node_rank {config.node_rank}: expected less than --nnodes {config.nnodes}"
@@ -64,9 +66,8 @@ def _check_vision_parallelism(config: "ServerConfig") -> None:
         )
     ids = config.visual_gpu_ids
     if ids is not None and (len(ids) < vtp * vdp or len(set(ids)) < len(ids)):
-        raise StartupError(
-            f"--visual_gpu_ids {' '.join(map(str, ids))}: expected at least {vtp * vdp} different ids"
-        )
+        given = " ".join(map(str, ids))
+        raise StartupError(f"--visual_gpu_ids {given}: expected at least {vtp * vdp} different ids")
     ports = config.visual_nccl_ports
     if ports is not None and len(ports) < vdp:
         raise StartupError(

@@ -4,6 +4,7 @@
 fields. Rules between flags are in `lightvl.flag_rules`.
 """
 
+# ruff: noqa: ANN401  (a flag's value may be of any type)
 import argparse
 import dataclasses
 import types
@@ -64,7 +65,9 @@ class ServerConfig:
         "directory with config.json, safetensors and tokenizer; default: the bundled demo model",
     )
     device: str = _flag(
-        "auto", "where the model runs; auto takes CUDA when there is", choices=("auto", "cuda", "cpu")
+        "auto",
+        "where the model runs; auto takes CUDA when there is",
+        choices=("auto", "cuda", "cpu"),
     )
     tp: int = _flag(1, "tensor parallel degree of the language model", low=1)
     mem_fraction: float = _flag(
@@ -136,7 +139,9 @@ class ServerConfig:
     visual_parallel: str | None = _flag(
         None, "vision parallelism by name", choices=("tp", "dp"), unbuilt=("tp", "dp")
     )
-    tokenizer_mode: str = _flag("fast", "tokenizer implementation", choices=("fast", "slow", "auto"))
+    tokenizer_mode: str = _flag(
+        "fast", "tokenizer implementation", choices=("fast", "slow", "auto")
+    )
     eos_id: tuple[int, ...] | None = _flag(
         None, "ids that end a sequence; default: the checkpoint's", low=0
     )
@@ -187,7 +192,9 @@ class ServerConfig:
     nccl_port: int | None = _flag(None, "rendezvous port; default: a free one", low=1, high=65535)
 
 
-def parse_args(argv: Sequence[str] | None = None, prog: str = "python -m lightvl.api_server") -> ServerConfig:
+def parse_args(
+    argv: Sequence[str] | None = None, prog: str = "python -m lightvl.api_server"
+) -> ServerConfig:
     """Parses and checks a command line.
 
     Raises:
@@ -272,7 +279,7 @@ def _union(annotation: Any) -> tuple[Any, ...]:
     return typing.get_args(annotation) if is_union else (annotation,)
 
 
-def _checked(f: dataclasses.Field[Any], value: Any) -> Any:  # noqa: ANN401
+def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
     if value is None and f.default is None:
         return None
     if is_tuple(f):
@@ -280,7 +287,7 @@ def _checked(f: dataclasses.Field[Any], value: Any) -> Any:  # noqa: ANN401
     return _checked_one(f, value)
 
 
-def _checked_one(f: dataclasses.Field[Any], value: Any) -> Any:  # noqa: ANN401
+def _checked_one(f: dataclasses.Field[Any], value: Any) -> Any:
     kind = value_type(f)
     value = f.metadata["aliases"].get(value, value) if isinstance(value, str) else value
     try:
@@ -295,7 +302,7 @@ def _checked_one(f: dataclasses.Field[Any], value: Any) -> Any:  # noqa: ANN401
     return converted
 
 
-def _convert(kind: type, value: Any) -> Any:  # noqa: ANN401
+def _convert(kind: type, value: Any) -> Any:
     if isinstance(value, bool) != (kind is bool):
         raise TypeError
     if kind is int and isinstance(value, float):
@@ -303,7 +310,7 @@ def _convert(kind: type, value: Any) -> Any:  # noqa: ANN401
     return kind(value)
 
 
-def _in_range(f: dataclasses.Field[Any], value: Any) -> bool:  # noqa: ANN401
+def _in_range(f: dataclasses.Field[Any], value: Any) -> bool:
     m = f.metadata
     return not (
         (m["low"] is not None and not value >= m["low"])

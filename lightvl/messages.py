@@ -145,6 +145,4 @@ class Stats(msgspec.Struct, frozen=True, tag=True):
 
 
 ToEngine = Init | AddRequest | Pixels | Abort | FlushCaches | GetStats
-ToFront = (
-    Loading | Ready | Failed | NeedPixels | PixelsDone | Started | StepOutputs | Stats
-)
+ToFront = Loading | Ready | Failed | NeedPixels | PixelsDone | Started | StepOutputs | Stats
