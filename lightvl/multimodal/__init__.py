@@ -1,1 +1,1 @@
-
+"""Pictures and prompts in the front process, and the media workers; torch-free."""
