@@ -223,9 +223,11 @@ class Scheduler:
         wanted = seq.num_joined - seq.num_computed
         readable = self._holdings.readable_end(seq) - seq.num_computed
         if self.config.chunked_prefill_size is not None:
-            end = seq.num_computed + min(wanted, readable, step.room)
-            whole = end - end % self.config.page_size  # equal prompts follow each other by pages
-            return (whole if seq.num_computed < whole < seq.num_joined else end) - seq.num_computed
+            num_tokens = min(wanted, readable, step.room)
+            past_page = (seq.num_computed + num_tokens) % self.config.page_size
+            if past_page < num_tokens < wanted:  # equal prompts follow each other page by page
+                num_tokens -= past_page
+            return num_tokens
         if readable < wanted or (wanted > step.room and step.num_prefill):
             return 0
         return min(wanted, step.room)

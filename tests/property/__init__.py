@@ -1,0 +1,1 @@
+"""Tests by random actions against simple models."""

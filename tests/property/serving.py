@@ -1,13 +1,14 @@
 """A front and an engine in one thread, for tests of the scheduler: nothing runs by itself."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
 
 from lightvl.config import EngineConfig, ModelConfig, RopeConfig, TextConfig, TilingConfig
 from lightvl.engine.memory import MemoryPlan
+from lightvl.engine.plan import StepResult
 from lightvl.engine.scheduler import Scheduler, Step
 from lightvl.messages import (
     AddRequest,
@@ -162,9 +163,15 @@ class Server:
     Args:
         setting: The engine's.
         lag: Steps that are planned ahead of the results, 0 or 1.
+        costs: Seconds of vision and of text that a step is said to have taken.
     """
 
-    def __init__(self, setting: Setting, lag: int = 0) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        lag: int = 0,
+        costs: Callable[[Step], tuple[float, float]] = lambda step: (0.001, 0.001),
+    ) -> None:
         self.setting = setting
         self.scheduler = Scheduler(setting.config(), setting.memory())
         self.arena: dict[int, bytes] = {}
@@ -178,6 +185,7 @@ class Server:
         self.aborted: set[int] = set()
         self._in_flight: deque[Step] = deque()
         self._lag = lag
+        self._costs = costs
         self._offsets = count(0, 64)
 
     @property
@@ -221,9 +229,16 @@ class Server:
             return False
         if step is None or len(self._in_flight) > self._lag:
             done = self._in_flight.popleft()
-            self.scheduler.apply(done, self.runner.execute(done.plan))
+            result = self.runner.execute(done.plan)
+            vision_s, text_s = self._costs(done)
+            self.scheduler.apply(done, StepResult(result.drawn, vision_s, text_s))
             self._receive()
         return True
+
+    def run_steps(self, num_steps: int) -> None:
+        """Plans and executes so many steps."""
+        for _ in range(num_steps):
+            self.step()
 
     def run(self, max_steps: int = 5000) -> None:
         """Serves until every request has ended."""
