@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lightvl.ops import SampleParams
 from lightvl.testing.attention_reference import PagedInputs, VisionInputs
 from lightvl.testing.embedding_reference import GatherInputs
-from lightvl.testing.image_reference import ImageInputs, image_preprocess_reference
+from lightvl.testing.image_reference import ImageInputs, patches, resized_tiles
 from lightvl.testing.norm_reference import EPS, NormInputs
 from lightvl.testing.rotary_reference import RopeInputs
 from lightvl.testing.sampling_reference import GREEDY_TEMPERATURE
@@ -116,6 +116,18 @@ def _pillow_resize(i: ImageInputs) -> list[Any]:
     return out
 
 
+def _pillow_and_numpy(i: ImageInputs) -> Tensor:
+    """The published pipeline in float32, and the patches."""
+    assert i.mean_std is not None
+    mean, std = i.mean_std.numpy()
+    tiles = [
+        (tile.astype(np.float32) / 255 - mean) / std
+        for image, grid in zip(i.images, i.grids.tolist(), strict=True)
+        for tile in resized_tiles(image.numpy(), grid, i.tile_size)
+    ]
+    return patches(torch.from_numpy(np.stack(tiles)), i.patch_size)
+
+
 PEERS: dict[str, dict[str, Peer]] = {
     "rms_norm": {"F.rms_norm": lambda i: F.rms_norm(i.x, _width(i), i.weight, EPS)},
     "add_rms_norm": {"add_ + F.rms_norm": _add_rms_norm},
@@ -130,6 +142,6 @@ PEERS: dict[str, dict[str, Peer]] = {
     "vision_attention": {"sdpa": _vision_attention},
     "image_preprocess": {
         "Pillow resize alone": _pillow_resize,
-        "Pillow + torch": image_preprocess_reference,
+        "Pillow + numpy": _pillow_and_numpy,
     },
 }
