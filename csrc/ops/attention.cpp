@@ -9,7 +9,7 @@
 namespace lightvl {
 namespace {
 
-constexpr int64_t kTaskRows = 128;  // of paged attention: a multiple of 64
+constexpr int64_t kTaskRows = 64;  // of paged attention: a multiple of 64
 
 constexpr int64_t kCostUnit = 1024;  // multiply-adds of a score or a value
 
