@@ -30,7 +30,7 @@ def _paged_flops(i: PagedInputs) -> int:
 
 
 def _vision_flops(i: VisionInputs) -> int:
-    pairs = sum((end - begin) ** 2 for begin, end in pairwise(i.cu_lens.tolist()))
+    pairs: int = sum((end - begin) ** 2 for begin, end in pairwise(i.cu_lens.tolist()))
     return 4 * i.q.shape[1] * i.q.shape[2] * pairs
 
 

@@ -39,21 +39,33 @@ float inverse_root(float sum, int64_t width, float eps) {
   return 1.0f / std::sqrt(sum / static_cast<float>(width) + eps);
 }
 
+// An estimate of the mean that is at most sqrt(width / 64) standard deviations off: squares about
+// it are at most 1 + width / 64 times those about the mean, so one pass over the row loses little.
 template <class T>
-void layer_norm_row(const T* x, const T* weight, const T* bias, float eps, int64_t width, T* out) {
+float mean_of_first(const T* x, int64_t width) {
+  const int64_t count = width < 64 ? width : 64;
   float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t c = 0; c < width; ++c) sum += to_float(x[c]);
-  const float mean = sum / static_cast<float>(width);
-  float squares = 0.0f;
-#pragma omp simd reduction(+ : squares)
+  for (int64_t c = 0; c < count; ++c) sum += to_float(x[c]);
+  return sum / static_cast<float>(count);
+}
+
+template <class T>
+void layer_norm_row(const T* x, const T* weight, const T* bias, float eps, int64_t width, T* out) {
+  const float shift = mean_of_first(x, width);
+  float sum = 0.0f, squares = 0.0f;
+#pragma omp simd reduction(+ : sum, squares)
   for (int64_t c = 0; c < width; ++c) {
-    squares += (to_float(x[c]) - mean) * (to_float(x[c]) - mean);
+    const float shifted = to_float(x[c]) - shift;
+    sum += shifted;
+    squares += shifted * shifted;
   }
-  const float inverse = inverse_root(squares, width, eps);
+  const float offset = sum / static_cast<float>(width);  // of the mean from the shift
+  const float centred_squares = std::fmax(squares - sum * offset, 0.0f);
+  const float inverse = inverse_root(centred_squares, width, eps);
 #pragma omp simd
   for (int64_t c = 0; c < width; ++c) {
-    const float normed = (to_float(x[c]) - mean) * inverse;
+    const float normed = (to_float(x[c]) - shift - offset) * inverse;
     out[c] = from_float<T>(normed * to_float(weight[c]) + to_float(bias[c]));
   }
 }

@@ -65,10 +65,12 @@ OPERATORS: dict[str, Operator] = {
     "layer_norm": _norm(
         lambda i: ops.layer_norm(i.x, i.weight, i.bias, EPS),
         lambda i: norm.layer_norm_reference(i.x, i.weight, i.bias, EPS),
+        speed_cases=norm.VISION_SPEED_CASES,
     ),
     "scale_add": _norm(
         lambda i: ops.scale_add(i.x, i.weight, i.residual, i.bias),
         lambda i: norm.scale_add_reference(i.x, i.weight, i.residual, i.bias),
+        speed_cases=norm.VISION_SPEED_CASES,
     ),
     "silu_mul": Operator(
         norm.ROWS_CASES,
