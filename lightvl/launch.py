@@ -4,6 +4,7 @@ The one place that names engine modules, as strings: nothing here imports torch.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -222,6 +223,8 @@ async def _serve(config: ServerConfig, sock: socket.socket, command: Sequence[st
     server = _Server(_uvicorn_config(config, front, lifecycle))
     lifecycle.watch(front, engine)
     serving = asyncio.create_task(server.run_on(sock))
+    gc.collect()
+    gc.freeze()  # what starting made stays; no request pays for looking through it
     log.info(
         "%s is served on %s (ready after %.1f s)",
         front.model_name,

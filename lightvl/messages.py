@@ -122,7 +122,7 @@ class Started(msgspec.Struct, frozen=True, tag=True):
     cached_images: list[bool]
 
 
-class TokenOutput(msgspec.Struct, frozen=True, array_like=True):
+class TokenOutput(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One new token of one sequence; `token_id` is -1 when it ended without one (an abort)."""
 
     request_id: int

@@ -73,7 +73,7 @@ class EngineClient:
         self._channel = channel
         self._tokenizer = tokenizer
         self._ids = itertools.count(1)
-        self._sequences: dict[int, Sequence] = {}
+        self._live: dict[int, tuple[Generation, Sequence]] = {}
         self._supply = PixelSupply(media, self._send)
         self._stats: deque[asyncio.Future[dict[str, float]]] = deque()
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -91,14 +91,14 @@ class EngineClient:
     @property
     def num_live(self) -> int:
         """Sequences that wait or run."""
-        return len(self._sequences)
+        return len(self._live)
 
     @property
     def num_live_tokens(self) -> int:
         """Tokens that the live sequences may come to hold: prompt plus `max_new_tokens`."""
         return sum(
-            s.generation.num_prompt_tokens + s.generation.prepared.sampling.max_new_tokens
-            for s in self._sequences.values()
+            generation.num_prompt_tokens + generation.prepared.sampling.max_new_tokens
+            for generation, _ in self._live.values()
         )
 
     async def prepare(
@@ -132,9 +132,9 @@ class EngineClient:
         request, sampling = prepared.request, prepared.sampling
         messages = []
         for index in range(request.num_sequences):
-            sequence = Sequence(generation, index, next(self._ids), self._text_stream(request.text))
+            sequence = self._sequence(index, request.text)
             generation.sequences.append(sequence)
-            self._sequences[sequence.request_id] = sequence
+            self._live[sequence.request_id] = (generation, sequence)
             messages.append(
                 AddRequest(
                     sequence.request_id,
@@ -170,8 +170,8 @@ class EngineClient:
 
     def fail_all(self, error: RequestError) -> None:
         """Ends every live request with an error."""
-        for sequence in list(self._sequences.values()):
-            sequence.generation.fail(error)
+        for generation, _ in list(self._live.values()):
+            generation.fail(error)
 
     async def close(self) -> None:
         """Fails what is live and closes the channel, which ends the engine."""
@@ -179,14 +179,16 @@ class EngineClient:
         self._receiver.cancel()
         await self._channel.close()
 
-    def _text_stream(self, options: TextOptions) -> TextStream:
-        return TextStream(
+    def _sequence(self, index: int, options: TextOptions) -> Sequence:
+        stream = TextStream(
             self._tokenizer,
             skip_special_tokens=options.skip_special_tokens,
             stop_strings=options.stop_strings,
             stop_ids=options.stop_ids,
             keep_stop=options.keep_stop,
         )
+        shown_ids = self._tokenizer.eos_ids if options.print_eos_token else frozenset[int]()
+        return Sequence(index, next(self._ids), stream, shown_ids)
 
     # --- messages ----------------------------------------------------------------------------
 
@@ -211,36 +213,37 @@ class EngineClient:
         now_s = time.monotonic()
         stopped = []
         for output in message.outputs:
-            sequence = self._sequences.get(output.request_id)
-            if sequence is None:
+            live = self._live.get(output.request_id)
+            if live is None:
                 continue  # aborted while this was on its way
-            event = sequence.push(output, self._tokenizer.eos_ids)
-            self._observe(sequence, now_s)
+            generation, sequence = live
+            event = sequence.push(output)
+            self._observe(generation, sequence, now_s)
             if event.finish_reason is not None:
-                self._end(sequence, event.finish_reason, now_s)
+                self._end(generation, sequence, event.finish_reason, now_s)
                 if output.finish_reason is None:
                     stopped.append(Abort(output.request_id))
-            sequence.generation.take(event)
+            generation.take(event)
         if stopped:
             self._channel.send(*stopped)
 
     def _on_started(self, message: Started) -> None:
-        sequence = self._sequences.get(message.request_id)
-        if sequence is None or sequence.generation.is_started:
+        live = self._live.get(message.request_id)
+        if live is None or live[0].is_started:
             return
-        generation = sequence.generation
+        generation = live[0]
         generation.started(message)
         self.metrics.queue_time.observe(time.monotonic() - generation.arrived_s)
         self.metrics.request_prompt_tokens.observe(generation.num_prompt_tokens)
 
     def _on_need_pixels(self, message: NeedPixels) -> None:
-        sequence = self._sequences.get(message.request_id)
-        if sequence is None:
+        live = self._live.get(message.request_id)
+        if live is None:
             return  # aborted; the engine asks the next one that waits
-        prepared = sequence.generation.prepared
+        prepared = live[0].prepared
         for slot, image in zip(prepared.slots, prepared.images, strict=True):
             if slot.key == message.key:
-                self._supply.supply(message, image, sequence.generation.fail)
+                self._supply.supply(message, image, live[0].fail)
                 return
 
     def _on_stats(self, message: Stats) -> None:
@@ -248,27 +251,28 @@ class EngineClient:
         if not future.done():
             future.set_result(message.values)
 
-    def _observe(self, sequence: Sequence, now_s: float) -> None:
-        metrics, generation = self.metrics, sequence.generation
+    def _observe(self, generation: Generation, sequence: Sequence, now_s: float) -> None:
         if sequence.num_tokens == 1:
-            metrics.time_to_first_token.observe(now_s - generation.arrived_s)
+            self.metrics.time_to_first_token.observe(now_s - generation.arrived_s)
         else:
-            metrics.inter_token_latency.observe(now_s - sequence.last_s)
+            self.metrics.inter_token_latency.observe(now_s - sequence.last_s)
         sequence.last_s = now_s
 
-    def _end(self, sequence: Sequence, reason: FinishReason, now_s: float) -> None:
-        del self._sequences[sequence.request_id]
+    def _end(
+        self, generation: Generation, sequence: Sequence, reason: FinishReason, now_s: float
+    ) -> None:
+        del self._live[sequence.request_id]
         self._supply.cancel(sequence.request_id)
         self.metrics.finished.add(value=reason)
-        self.metrics.latency.observe(now_s - sequence.generation.arrived_s)
+        self.metrics.latency.observe(now_s - generation.arrived_s)
         self.metrics.request_generation_tokens.observe(sequence.num_tokens)
 
     def _finish(self, generation: Generation) -> None:
         """Aborts what still runs of a generation and frees what it holds."""
         now_s = time.monotonic()
-        live = [s for s in generation.sequences if s.request_id in self._sequences]
+        live = [s for s in generation.sequences if s.request_id in self._live]
         for sequence in live:
-            self._end(sequence, "abort", now_s)
+            self._end(generation, sequence, "abort", now_s)
         generation.prepared.release()
         if live and not self.lost.is_set():
             try:

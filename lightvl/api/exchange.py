@@ -170,6 +170,7 @@ class Exchange:
         """Aborts what still runs and gives back everything."""
         if self._watcher is not None:
             self._watcher.cancel()
+            self._watcher = None  # its traceback holds this object: no cycle is left to collect
         for generation in self._generations:
             generation.close()
         if self._ticket is not None:

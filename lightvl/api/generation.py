@@ -110,21 +110,27 @@ class TokenEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class Sequence:
-    """One of a request's sequences."""
+    """One of a request's sequences.
+
+    Args:
+        index: Which of them.
+        request_id: Its name on the wire.
+        stream: Makes its text.
+        shown_ids: Special tokens to show although others are hidden.
+    """
 
     __slots__ = (
-        "_show_eos", "events", "finish_reason", "generation", "index", "last_s", "num_tokens",
-        "request_id", "stream",
+        "_shown_ids", "events", "finish_reason", "index", "last_s", "num_tokens", "request_id",
+        "stream",
     )  # fmt: skip
 
     def __init__(
-        self, generation: "Generation", index: int, request_id: int, stream: TextStream
+        self, index: int, request_id: int, stream: TextStream, shown_ids: frozenset[int]
     ) -> None:
-        self.generation = generation
         self.index = index
         self.request_id = request_id
         self.stream = stream
-        self._show_eos = generation.prepared.request.text.print_eos_token
+        self._shown_ids = shown_ids
         self.events: list[TokenEvent] = []
         self.num_tokens = 0
         self.last_s = 0.0
@@ -135,18 +141,17 @@ class Sequence:
         """Everything released so far."""
         return self.stream.text
 
-    def push(self, output: TokenOutput, eos_ids: frozenset[int]) -> TokenEvent:
+    def push(self, output: TokenOutput) -> TokenEvent:
         """Takes the engine's next token; a stop string may end the sequence here.
 
         Args:
             output: With `token_id` -1 when the sequence ended without one.
-            eos_ids: The ids that `print_eos_token` shows.
         """
         token_id, reason = output.token_id, output.finish_reason
         text = ""
         if token_id >= 0:
             self.num_tokens += 1
-            shown = True if self._show_eos and token_id in eos_ids else None
+            shown = True if token_id in self._shown_ids else None
             text = self.stream.push(token_id, shown)
             if self.stream.stopped and reason != "abort":
                 reason = "stop"
@@ -287,7 +292,7 @@ class Generation:
         unfinished = [s for s in self.sequences if s.finish_reason is None]
         self.close()
         for sequence in unfinished:
-            self.take(sequence.push(TokenOutput(sequence.request_id, -1, "abort"), frozenset()))
+            self.take(sequence.push(TokenOutput(sequence.request_id, -1, "abort")))
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -104,24 +104,24 @@ class Metrics:
             "request_generation_tokens", "Tokens generated for a request.", _TOKENS
         )
 
-    def render(self, gauges: Mapping[str, float], engine: Mapping[str, float]) -> str:
+    def render(self, gauges: Mapping[str, float], others: Mapping[str, float]) -> str:
         """Returns the exposition.
 
         Args:
             gauges: The front's gauges by name.
-            engine: The engine's values by name, perhaps with labels (`image_cache_bytes{...}`);
-                a name that ends with `_total` is a counter.
+            others: Values counted elsewhere, by name, perhaps with labels
+                (`image_cache_bytes{...}`); a name that ends with `_total` is a counter.
         """
         lines = []
         for metric in vars(self).values():
             lines += metric.lines()
         for name, value in gauges.items():
             lines += [*_head(name, "", "gauge"), _sample(name, "", value)]
-        lines += _engine_lines(engine)
+        lines += _other_lines(others)
         return "\n".join(lines) + "\n"
 
 
-def _engine_lines(values: Mapping[str, float]) -> list[str]:
+def _other_lines(values: Mapping[str, float]) -> list[str]:
     lines: list[str] = []
     last = ""
     for name, value in sorted(values.items()):

@@ -93,6 +93,7 @@ class StatusRoutes:
         """Prometheus' text format."""
         front = self._front
         stats = await front.client.stats()
+        stats["image_identity_conflicts_total"] = front.media.conflicts.total
         gauges = {
             "num_requests_queued": front.admission.waiting_requests,
             "num_tokens_queued": front.admission.waiting_tokens,
