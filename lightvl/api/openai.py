@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from lightvl.api.chat import render_chat
 from lightvl.api.exchange import Exchange
 from lightvl.api.front import Front
 from lightvl.api.generation import (
@@ -20,16 +21,13 @@ from lightvl.api.generation import (
 from lightvl.api.native import image_sources, shortest
 from lightvl.api.openai_schema import (
     ChatBody,
-    ChatMessage,
     CompletionBody,
-    ImagePart,
     check_supported,
     prompts_of,
 )
 from lightvl.api.sampling import openai_sampling, openai_text_options
 from lightvl.errors import RequestError
 from lightvl.multimodal.pool import ImageSource
-from lightvl.multimodal.prompt import flatten_content, new_marker
 
 DONE = b"data: [DONE]\n\n"
 
@@ -39,7 +37,7 @@ async def chat_completions(exchange: Exchange) -> None:
     body = await exchange.read(ChatBody)
     _check_model(exchange.front, body.model)
     check_supported(body)
-    prompt, images = _render(exchange.front, body.messages)
+    prompt, images = render_chat(exchange.front.tokenizer, body.messages)
     request = _request(exchange, body, prompt, images)
     if body.stream:
         await _stream(exchange, body, request, _ChatChunks)
@@ -224,29 +222,6 @@ def _check_model(front: Front, name: str | None) -> None:
             param="model",
             code="model_not_found",
         )
-
-
-def _render(
-    front: Front, messages: Listed[ChatMessage]
-) -> tuple[ChatPrompt, tuple[ImageSource, ...]]:
-    """Returns the conversation as the checkpoint's template writes it, and its pictures."""
-    marker = new_marker()
-    turns, images = [], []
-    for i, message in enumerate(messages):
-        content = message.content
-        if not isinstance(content, str):
-            pictures = [part for part in content if isinstance(part, ImagePart)]
-            if pictures and message.role != "user":
-                raise RequestError(
-                    f"messages[{i}].content: pictures stand in user messages only",
-                    param=f"messages[{i}].content",
-                )
-            images += [ImageSource("url", part.image_url.url) for part in pictures]
-            parts = [None if isinstance(part, ImagePart) else part.text for part in content]
-            content = flatten_content(parts, marker)
-        role = "system" if message.role == "developer" else message.role
-        turns.append({"role": role, "content": content})
-    return ChatPrompt(front.tokenizer.render_chat(turns), marker), tuple(images)
 
 
 def _answer(
