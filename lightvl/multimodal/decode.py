@@ -148,8 +148,8 @@ def _turned_size(image: Image.Image, turn: Transpose | None) -> tuple[int, int]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    deep = isinstance(image, PngImagePlugin.PngImageFile) and image.tile[0].args == "RGB;16B"
     try:
+        deep = isinstance(image, PngImagePlugin.PngImageFile) and image.tile[0].args == "RGB;16B"
         image.load()
         if deep and "transparency" in image.info:
             image.info["transparency"] = tuple(v >> 8 for v in image.info["transparency"])

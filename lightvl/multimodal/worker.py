@@ -8,6 +8,7 @@ front kills a worker that takes too long. Ends when the channel closes or its pa
 import argparse
 import ctypes
 import hashlib
+import logging
 import os
 import resource
 import secrets
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--arena-fd", type=int, required=True)
     args = parser.parse_args(argv)
     _follow_parent()
+    _silence_libraries()
     channel: Channel[ToWorker] = Channel.from_fd(args.channel_fd, ToWorker)
     try:
         start = channel.recv()
@@ -209,6 +211,15 @@ def _follow_parent() -> None:
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def _silence_libraries() -> None:
+    """Lets only this package write to the log; libraries would tell it what clients sent."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -299,6 +299,12 @@ def test_a_decompression_bomb_in_a_text_chunk() -> None:
     assert "damaged" in refusal(lambda: decoded(data))
 
 
+def test_a_png_without_pixels() -> None:
+    data = png_16(2, [1, 2, 3], 1)
+    without = data[: data.index(b"IDAT") - 4] + data[data.index(b"IEND") - 4 :]
+    assert "damaged" in refusal(lambda: decoded(without))
+
+
 def test_random_damage_never_raises_anything_else() -> None:
     rng = random.Random(1)
     formats = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
