@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import uvicorn
 import uvloop
 
@@ -82,7 +83,7 @@ async def start_engine(
         StartupError: The model or the machine doesn't allow it; nothing is left running.
     """
     environment = read_environment()
-    model = await asyncio.to_thread(load_model_config, Path(config.model_dir))
+    model, tokenizer = await asyncio.to_thread(_load_front_files, config)
     resolved, notes = engine_config(config, model, environment)
     for note in notes:
         say(note)
@@ -91,9 +92,7 @@ async def start_engine(
     try:
         channel: AsyncChannel[ToFront] = await AsyncChannel.open(sock, ToFront)
         channel.send(Init(resolved))
-        _, tokenizer, ready = await asyncio.gather(
-            media.start(), _load_tokenizer(config, model), _wait_ready(channel, process, say)
-        )
+        _, ready = await asyncio.gather(media.start(), _wait_ready(channel, process, say))
         rules = _prompt_rules(config, model, ready, environment)
         client = EngineClient(channel, media, tokenizer, rules, Metrics())
     except BaseException:
@@ -303,17 +302,24 @@ def _prompt_rules(
     return PromptRules(
         max_req_total_len=ready.max_req_total_len,
         max_images=min(config.max_images, config.cache_capacity),
-        tiling=None if config.enable_multimodal is False else model.tiling,
+        tiling=model.tiling,
         tile_policy=config.tile_policy,
         max_tiles=environment.max_patch_num,
     )
 
 
-async def _load_tokenizer(config: ServerConfig, model: ModelConfig) -> Tokenizer:
-    eos_ids = config.eos_id or model.eos_ids
-    return await asyncio.to_thread(
-        load_tokenizer, Path(config.model_dir), eos_ids=eos_ids, conversation=model.template
+def _load_front_files(config: ServerConfig) -> tuple[ModelConfig, Tokenizer]:
+    """Reads the checkpoint's configuration, as the flags would have it, and its tokenizer."""
+    model_dir = Path(config.model_dir)
+    model = load_model_config(model_dir)
+    tokenizer = load_tokenizer(
+        model_dir, eos_ids=config.eos_id or model.eos_ids, conversation=model.template
     )
+    eos_ids = config.eos_id or tuple(sorted(tokenizer.eos_ids))
+    model = msgspec.structs.replace(model, eos_ids=eos_ids)
+    if config.enable_multimodal is False:
+        model = msgspec.structs.replace(model, vision=None, tiling=None)
+    return model, tokenizer
 
 
 def _spawn(
