@@ -16,7 +16,7 @@ from ipaddress import ip_address
 import certifi
 import httpcore2
 
-from lightvl.multimodal.address import may_connect
+from lightvl.multimodal.address import Address, may_connect
 from lightvl.multimodal.sources import SourceError
 from lightvl.multimodal.url import WebAddress, host_matches, parse_web_address
 
@@ -121,11 +121,8 @@ class Fetcher:
         if allowed and not host_matches(host, allowed):
             raise SourceError("can't be fetched: its host is not one that is allowed")
         if self._rules.proxy is not None:
-            try:
-                literal = ip_address(host)
-            except ValueError:
-                return
-            if not may_connect(literal, self._rules.allow_private):
+            literal = _literal(host)
+            if literal is not None and not may_connect(literal, self._rules.allow_private):
                 raise _not_public()
 
     async def _connections(self) -> httpcore2.AsyncConnectionPool:
@@ -224,6 +221,14 @@ class _PinnedBackend(httpcore2.AsyncNetworkBackend):
 def _addresses(host: str, port: int) -> list[str]:
     infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(info[4][0]) for info in infos))
+
+
+def _literal(host: str) -> Address | None:
+    """Returns the address that a host spells, in any notation that resolvers accept."""
+    try:
+        return ip_address(host) if ":" in host else ip_address(socket.inet_aton(host))
+    except (OSError, ValueError):
+        return None
 
 
 def _tls_context() -> ssl.SSLContext:

@@ -41,7 +41,11 @@ class WebAddress:
             SourceError: It isn't an http or https URL.
         """
         base = f"{self.scheme}://{self.authority}{self.target}"
-        return parse_web_address(urljoin(base, location.strip()))
+        try:
+            target = urljoin(base, location.strip())
+        except ValueError:
+            raise SourceError(_NOT_AN_ADDRESS) from None
+        return parse_web_address(target)
 
 
 def parse_web_address(text: str) -> WebAddress:
@@ -72,7 +76,10 @@ def parse_web_address(text: str) -> WebAddress:
 def _canonical_host(host: str) -> str:
     """Returns a host's one spelling; ValueError if it has none."""
     if ":" in host:
-        return str(IPv6Address(host))
+        address = IPv6Address(host)
+        if address.scope_id is not None:
+            raise ValueError
+        return str(address)
     encoded = host.encode("idna").decode("ascii").lower()
     if not _HOST.fullmatch(encoded):
         raise ValueError
