@@ -36,6 +36,9 @@ FORMATS = [
 ]
 """Pillow's names; their plugins are imported so that no file is opened once pictures come in."""
 
+MAX_SIDE = 65_535
+"""JPEG's own limit; a resize needs weights for every pixel along a side."""
+
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -112,6 +115,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise BadPicture("has no pixels")
     if width * height > max_pixels:
         raise BadPicture(f"has {width}x{height} pixels, {limit}")
+    if max(width, height) > MAX_SIDE:
+        raise BadPicture(f"has {width}x{height} pixels, at most {MAX_SIDE} a side are allowed")
     return image
 
 

@@ -299,6 +299,16 @@ def test_a_decompression_bomb_in_a_text_chunk() -> None:
     assert "damaged" in refusal(lambda: decoded(data))
 
 
+@pytest.mark.parametrize(("side", "fits"), [(65_535, True), (65_536, False)])
+def test_a_side_has_a_limit_of_its_own(side: int, fits: bool) -> None:
+    data = saved(Image.new("L", (side, 1)), "PNG")
+    if fits:
+        assert picture_size(data, MAX_PIXELS) == (side, 1)
+        return
+    with pytest.raises(BadPicture, match="has 65536x1 pixels, at most 65535 a side"):
+        picture_size(data, MAX_PIXELS)
+
+
 def test_a_png_without_pixels() -> None:
     data = png_16(2, [1, 2, 3], 1)
     without = data[: data.index(b"IDAT") - 4] + data[data.index(b"IEND") - 4 :]
