@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 
 from lightvl.config import EngineConfig
 from lightvl.engine.engine import Engine, serve
@@ -83,18 +84,31 @@ def _start(
     num_threads = read_environment().num_threads or num_cores()
     torch.set_num_threads(num_threads)
     device = torch.device(config.device)
-    send(Loading(f"loading {Path(config.model_dir).name}"))
     model = load_model(
         config.model,
         Path(config.model_dir),
         dtype=TORCH_DTYPES[config.data_type],
         device=device,
         load_workers=config.load_workers,
+        progress=_Progress(send),
     )
     memory = plan_memory(config)
     runner = Runner(config, model, device, memory, pixels)
     notes = [f"{num_threads} threads", *memory.notes]
     return Engine(config, memory, runner, send), memory, notes
+
+
+class _Progress:
+    """Tells the front once a second how much of the weights is loaded."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._last_s = monotonic()
+
+    def __call__(self, done_bytes: int, all_bytes: int) -> None:
+        if monotonic() - self._last_s >= 1.0:
+            self._last_s = monotonic()
+            self._send(Loading(f"weights loaded: {100 * done_bytes // max(1, all_bytes)} %"))
 
 
 def _exit_with_front(fd: int) -> None:
