@@ -6,6 +6,7 @@ rules about end tokens, lengths and logprobs hold. Pictures are asked for once e
 """
 
 import argparse
+import contextlib
 import select
 import signal
 import sys
@@ -208,10 +209,9 @@ def main(arguments: list[str] | None = None) -> int:
     eos_ids = init.config.model.eos_ids
     engine = StubEngine(channel, arena.buffer, eos_ids, options.max_running)
     channel.send(Ready(KV_TOKENS, min(init.config.max_req_total_len, KV_TOKENS), ["stub engine"]))
-    try:
+    with contextlib.suppress(ChannelClosed):
         serve(engine, channel, options.step_ms / 1000)
-    except ChannelClosed:
-        return 0
+    return 0
 
 
 if __name__ == "__main__":
