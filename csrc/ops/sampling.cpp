@@ -7,8 +7,6 @@ namespace {
 
 using Optional = std::optional<Tensor>;
 
-constexpr int64_t kTokenCost = 4;  // element operations that a vocabulary entry is worth
-
 template <class T>
 const T* data(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());
@@ -102,7 +100,7 @@ void sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k
       .counts_stride = counts ? counts->stride(0) : 0,
       .dtype = dtype,
   };
-  run_rows(cpu::kernels().sample, p, S, V * kTokenCost);
+  run_rows(cpu::kernels().sample, p, S, V);
 }
 
 }  // namespace
