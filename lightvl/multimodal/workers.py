@@ -73,10 +73,10 @@ class WorkerPool:
         try:
             worker = await self._worker()
             reply = await self._ask(worker, job)
-        except (ChannelClosed, OSError):
-            return Refused("can't be decoded: its decoder ended unexpectedly")
-        except TimeoutError:
+        except TimeoutError:  # is an OSError too
             return Refused(f"takes longer than {self._job_timeout_s:g} s to decode")
+        except OSError:
+            return Refused("can't be decoded: its decoder ended unexpectedly")
         self._idle.append(worker)
         return reply
 

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,54 +14,10 @@ import pytest
 
 from lightvl.multimodal import fetch
 from lightvl.multimodal.fetch import Fetcher, FetchRules
-from lightvl.multimodal.sources import Base64Source, FileSource, SourceError
+from lightvl.multimodal.sources import SourceError
+from tests.unit.http_server import BODY, ok, redirect, serving
 
-BODY = b"picture bytes " * 1000
 RULES = FetchRules(max_bytes=100_000, allow_private=True, timeout_s=2.0)
-
-Answer = Callable[[str, dict[str, str]], bytes | AsyncIterator[bytes]]
-
-
-class Server:
-    """Answers each request with what `answer(path, headers)` returns, byte for byte."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
-        self.requests: list[tuple[str, dict[str, str]]] = []
-        self.num_connections = 0
-        self.port = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.num_connections += 1
-        try:
-            while head := (await reader.readuntil(b"\r\n\r\n")).decode():
-                first, *lines = head.strip().split("\r\n")
-                headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}
-                path = first.split(" ")[1]
-                self.requests.append((path, headers))
-                answer = self.answer(path, headers)
-                if isinstance(answer, bytes):
-                    writer.write(answer)
-                else:
-                    async for chunk in answer:
-                        writer.write(chunk)
-                        await writer.drain()
-                    break
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-
-@asynccontextmanager
-async def serving(answer: Answer, context: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    server = Server(answer)
-    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=context)
-    server.port = listener.sockets[0].getsockname()[1]
-    try:
-        yield server
-    finally:
-        listener.close()
 
 
 @asynccontextmanager
@@ -71,15 +27,6 @@ async def fetching(rules: FetchRules = RULES) -> AsyncIterator[Fetcher]:
         yield fetcher
     finally:
         await fetcher.close()
-
-
-def ok(body: bytes = BODY, *headers: str) -> bytes:
-    lines = ["HTTP/1.1 200 OK", f"Content-Length: {len(body)}", *headers]
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-def redirect(location: str, status: int = 302) -> bytes:
-    return f"HTTP/1.1 {status} Go\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
 async def get(fetcher: Fetcher, url: str, room_bytes: int = 100_000) -> bytes:
@@ -408,92 +355,5 @@ def test_tls_checks_the_name_and_not_the_address(
             text = await refused(fetcher.open(f"https://other.example:{server.port}/"))
             assert "no valid answer" in text
             assert asked == ["pictures.example", "other.example"]
-
-    run(test())
-
-
-# --- other sources ---------------------------------------------------------------------------
-
-
-async def read(source: FileSource | Base64Source) -> bytes:
-    room = bytearray(source.num_bytes or 0)
-    count = await source.read_into(memoryview(room))
-    await source.close()
-    await source.close()
-    return bytes(room[:count])
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("aGVsbG8=", "aGVsbG8", " aGVs\nbG8= \r\n", "data:image/png;base64,aGVsbG8="),
-        *("DATA:;BASE64,aGVsbG8=", "data:image/png;charset=x;base64,aGVsbG8%3D"),
-    ],
-)
-def test_base64(text: str) -> None:
-    async def test() -> None:
-        assert await read(Base64Source(text, 5)) == b"hello"
-
-    run(test())
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        *[(t, "is not valid base64") for t in ("a", "aGVsbG8*", "äöü", "aGVs=bG8", "a===")],
-        *[(t, "is not valid base64") for t in ("data:,hello", "data:image/png,aGVs", "data:")],
-        *[(t, "is empty") for t in ("", " ", "data:;base64,")],
-        ("aGVsbG8h", "has 6 bytes, at most 5 are allowed"),
-    ],
-)
-def test_bad_base64(text: str, message: str) -> None:
-    with pytest.raises(SourceError, match=message):
-        Base64Source(text, 5)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "outside").write_bytes(b"secret")
-    (tmp_path / "open-too").mkdir()
-    (tmp_path / "open-too" / "outside").write_bytes(b"secret")
-    folder = tmp_path / "open"
-    (folder / "deeper").mkdir(parents=True)
-    (folder / "deeper" / "a.png").write_bytes(BODY)
-    (folder / "inner-link").symlink_to(folder / "deeper" / "a.png")
-    (folder / "link").symlink_to(tmp_path / "outside")
-    (folder / "link-folder").symlink_to(tmp_path)
-    return folder
-
-
-@pytest.mark.parametrize("name", ["deeper/a.png", "inner-link", "deeper/../inner-link"])
-def test_files_below_the_folder(folder: Path, name: str) -> None:
-    async def test() -> None:
-        source = await FileSource.open(f"{folder}/{name}", str(folder), 100_000)
-        assert source.num_bytes == len(BODY)
-        assert await read(source) == BODY
-
-    run(test())
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("missing", "link", "link-folder/outside", "../outside", "../open-too/outside", "deeper"),
-        *("deeper/../../outside", ""),
-    ],
-)
-def test_files_elsewhere_are_refused_like_missing_ones(folder: Path, name: str) -> None:
-    async def test() -> None:
-        text = await refused(FileSource.open(f"{folder}/{name}", str(folder), 100_000))
-        assert text == "can't be read: no such file is allowed"
-
-    run(test())
-
-
-def test_a_file_that_is_too_long(folder: Path) -> None:
-    async def test() -> None:
-        path = f"{folder}/inner-link"
-        text = await refused(FileSource.open(path, str(folder), len(BODY) - 1))
-        assert text == f"is larger than the {len(BODY) - 1} bytes allowed"
 
     run(test())
