@@ -1,1 +1,1 @@
-
+"""The rank process: what is computed next, and computing it."""

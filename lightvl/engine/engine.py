@@ -49,6 +49,8 @@ class Engine:
         self._executor = executor
         self._send = send
         self._tile_bytes = embedding_page_bytes(config.model, config.data_type)
+        tier = "host" if config.device == "cpu" else "gpu"
+        self._image_bytes_name = f'image_cache_bytes{{tier="{tier}"}}'
 
     def handle(self, message: ToEngine) -> None:
         """Takes one message of the front; answers leave with the next step."""
@@ -89,7 +91,7 @@ class Engine:
             "kv_pages_used": num_used,
             "kv_pages_cached": pool.num_cached,
             "image_cache_images": len(pictures),
-            "image_cache_bytes": pictures.num_used_pages * self._tile_bytes,
+            self._image_bytes_name: pictures.num_used_pages * self._tile_bytes,
             "image_cache_evictions_total": pictures.num_evictions,
             **{f"{name}_total": value for name, value in asdict(scheduler.counters).items()},
         }

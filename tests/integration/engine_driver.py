@@ -216,7 +216,7 @@ class Driver:
         self.flush()
         stats = self.engine.stats()
         assert stats["kv_pages_cached"] == stats["image_cache_images"] == 0
-        assert stats["image_cache_bytes"] == 0
+        assert stats['image_cache_bytes{tier="host"}'] == 0
 
     def _supply(self, need: NeedPixels) -> None:
         shown = self._pictures[need.key]

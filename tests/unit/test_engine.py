@@ -119,7 +119,7 @@ def test_stats_count_what_happened_and_flush_forgets(front: Front) -> None:
     assert before.values["generation_tokens_total"] == len(tokens[1])
     assert before.values["vision_tiles_total"] == 3
     assert before.values["image_cache_misses_total"] == before.values["image_cache_images"] == 1
-    assert before.values["image_cache_bytes"] == 3 * TILE_LEN * 8 * 4
+    assert before.values['image_cache_bytes{tier="host"}'] == 3 * TILE_LEN * 8 * 4
     assert before.values["num_requests_running"] == before.values["kv_pages_used"] == 0
     assert before.values["kv_pages_cached"] > 0
     assert after.values["kv_pages_cached"] == after.values["image_cache_images"] == 0
