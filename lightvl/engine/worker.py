@@ -22,7 +22,7 @@ from lightvl.engine.memory import MemoryPlan, plan_memory
 from lightvl.errors import StartupError
 from lightvl.messages import Failed, Init, Loading, Ready, ToEngine
 from lightvl.utils.channel import Channel, ChannelClosed
-from lightvl.utils.env import num_cores, read_environment
+from lightvl.utils.env import bound_spinning, num_cores, read_environment
 from lightvl.utils.log import setup_logging
 from lightvl.utils.shm import Arena
 
@@ -76,6 +76,7 @@ def _start(
     config: EngineConfig, pixels: memoryview, send: Send
 ) -> tuple[Engine, MemoryPlan, list[str]]:
     """Loads the model and plans memory; torch is imported here, so that `Init` doesn't wait."""
+    bound_spinning()
     import torch
 
     from lightvl.engine.runner import TORCH_DTYPES, Runner

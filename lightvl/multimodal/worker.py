@@ -46,6 +46,8 @@ _BYTES_PER_PIXEL = 32
 _BYTES_PER_BODY_BYTE = 8
 _SPARE_BYTES = 256 << 20
 _SPARE_FILES = 4
+_NICENESS = 5
+"""Below the engine: its threads wait for each other, so that losing one time slice costs many."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -56,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--channel-fd", type=int, required=True)
     parser.add_argument("--arena-fd", type=int, required=True)
     args = parser.parse_args(argv)
+    os.nice(_NICENESS)
     _follow_parent()
     _silence_libraries()
     channel: Channel[ToWorker] = Channel.from_fd(args.channel_fd, ToWorker)
