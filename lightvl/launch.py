@@ -126,8 +126,9 @@ def main(argv: list[str] | None = None, *, command: Sequence[str] = ENGINE_COMMA
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
         config = parse_args(argv)
+        keys = read_keys(config.api_key or read_environment().api_key, config.api_keys_file)
         with _listen(config) as sock:
-            return uvloop.run(_serve(config, sock, command))
+            return uvloop.run(_serve(config, keys, sock, command))
     except StartupError as error:
         log.error("%s", error)
         return error.exit_code
@@ -206,7 +207,9 @@ class _Lifecycle:
         self.ended.set()
 
 
-async def _serve(config: ServerConfig, sock: socket.socket, command: Sequence[str]) -> int:
+async def _serve(
+    config: ServerConfig, keys: tuple[bytes, ...], sock: socket.socket, command: Sequence[str]
+) -> int:
     started_s = time.monotonic()
     lifecycle = _Lifecycle(config)
     starting = asyncio.create_task(start_engine(config, command=command))
@@ -218,7 +221,7 @@ async def _serve(config: ServerConfig, sock: socket.socket, command: Sequence[st
         log.info("ended while loading")
         return 0
     engine = await starting
-    front = _front(config, engine)
+    front = _front(config, keys, engine)
     server = _Server(_uvicorn_config(config, front, lifecycle))
     lifecycle.watch(front, engine)
     serving = asyncio.create_task(server.run_on(sock))
@@ -238,7 +241,7 @@ async def _serve(config: ServerConfig, sock: socket.socket, command: Sequence[st
     return lifecycle.exit_code
 
 
-def _front(config: ServerConfig, engine: RunningEngine) -> Front:
+def _front(config: ServerConfig, keys: tuple[bytes, ...], engine: RunningEngine) -> Front:
     kv_tokens = engine.ready.max_total_token_num
     limits = Limits(
         max_requests=config.max_queued_requests,
@@ -255,7 +258,7 @@ def _front(config: ServerConfig, engine: RunningEngine) -> Front:
         admission=Admission(limits),
         metrics=engine.client.metrics,
         max_total_token_num=kv_tokens,
-        api_keys=read_keys(config.api_key or engine.environment.api_key, config.api_keys_file),
+        api_keys=keys,
         admin_key=config.admin_key.encode() if config.admin_key else None,
         started_s=int(time.time()),
     )

@@ -80,7 +80,7 @@ def _serve_probed(arguments: list[str]) -> int:
             return build_app(*args)
 
         setattr(launch, "build_app", probed)  # noqa: B010
-        setattr(launch.uvloop, "run", asyncio.run)  # noqa: B010
+        setattr(getattr(launch, "uvloop"), "run", asyncio.run)  # noqa: B009, B010
     command = ("-c", _STUB_ON_OTHER_CORES, "--step-ms", step_ms)
     return launch.main(["--port", port], command=command)
 
@@ -111,7 +111,7 @@ class _Probe:
             run(handle)
             callbacks_s.append(time.thread_time() - begun_s)
 
-        asyncio.events.Handle._run = timed  # type: ignore[method-assign]
+        asyncio.events.Handle._run = timed  # type: ignore[method-assign, assignment]
         self._loop.call_later(_TICK_S, self._tick, self._loop.time() + _TICK_S)
         self._loop.call_later(1.0, self._write)
 

@@ -1,4 +1,4 @@
-"""A server process for tests: started on a free port, with the stub engine unless told otherwise."""
+"""A server process for tests: on a free port, with the stub engine unless told otherwise."""
 
 import os
 import re
@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from types import TracebackType
 
 _START_S = 60.0
@@ -46,7 +45,7 @@ class ServerProcess:
         environment: dict[str, str] | None = None,
     ) -> None:
         self.url = ""
-        self._output = tempfile.TemporaryFile("w+b")
+        self._output = tempfile.TemporaryFile("w+b")  # noqa: SIM115 (closed by `kill`)
         command = [sys.executable, "-c", _MAIN, engine, "--port", "0", *arguments]
         self.process = subprocess.Popen(
             command, stderr=self._output, env={**os.environ, **(environment or {})}
@@ -56,8 +55,9 @@ class ServerProcess:
         deadline_s = time.monotonic() + _START_S
         while not (match := _ADDRESS.search(self.log)):
             if self.process.poll() is not None or time.monotonic() > deadline_s:
+                log = self.log
                 self.kill()
-                raise RuntimeError(f"the server did not start:\n{self.log}")
+                raise RuntimeError(f"the server did not start:\n{log}")
             time.sleep(0.02)
         self.url = match[1]
         return self
@@ -72,7 +72,6 @@ class ServerProcess:
             self.stop()
         finally:
             self.kill()
-            self._output.close()
 
     @property
     def log(self) -> str:
@@ -91,7 +90,8 @@ class ServerProcess:
         return self.process.wait(_STOP_S)
 
     def kill(self) -> None:
-        """Ends the process if it still runs."""
+        """Ends the process if it still runs, and closes its log."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        self._output.close()

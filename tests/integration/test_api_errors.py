@@ -46,7 +46,7 @@ def check(answer: httpx.Response, status: int, param: str | None = None) -> Any:
     return body["error"]
 
 
-PARAMETERS = [
+PARAMETERS: list[tuple[str, list[Any]]] = [
     ("do_sample", [1, "true"]),
     ("temperature", [-0.1, "1", True]),
     ("top_p", [0, -0.5, 1.01, "1"]),
@@ -208,7 +208,8 @@ def test_sizes_for_tokens(http: httpx.Client, size: Any) -> None:
     assert "images[0]" in check(http.post("/tokens", json=body), 400)["message"]
 
 
-OPENAI = [
+Cases = list[tuple[str, list[Any], int]]
+OPENAI: Cases = [
     ("model", ["other"], 404),
     ("max_tokens", [0, "a"], 400),
     ("temperature", [-1, "a"], 400),
@@ -226,7 +227,7 @@ OPENAI = [
     ("timeout_s", [0], 400),
     ("glitter", [1], 400),
 ]
-CHAT = [
+CHAT: Cases = [
     ("messages", [[], 5, "a"], 400),
     ("max_completion_tokens", [0], 400),
     ("logprobs", [5], 400),
@@ -236,7 +237,7 @@ CHAT = [
     ("functions", [[]], 400),
     ("audio", [{}], 400),
 ]
-COMPLETION = [
+COMPLETION: Cases = [
     ("prompt", [5, [], ["a", 1], [-1], [10**9], ""], 400),
     ("best_of", [2, 9], 400),
     ("echo", [True, 1], 400),
@@ -245,7 +246,7 @@ COMPLETION = [
 ]
 
 
-def cases(table: list[tuple[str, list[Any], int]]) -> list[tuple[str, Any, int]]:
+def cases(table: Cases) -> list[tuple[str, Any, int]]:
     return [(name, value, status) for name, values, status in table for value in values]
 
 
@@ -319,24 +320,26 @@ def test_a_large_chunked_body_is_refused(http: httpx.Client) -> None:
 
 def test_deadlines() -> None:
     stub = "-m lightvl.testing.stub_engine --step-ms 20 --max-running 1"
-    with ServerProcess("--request_timeout_s", "0.5", engine=stub) as server:
-        with httpx.Client(base_url=server.url, timeout=30) as http:
-            body = {"inputs": "a b c", "parameters": {"max_new_tokens": 1000}}
-            begun_s = time.monotonic()
-            answer = http.post("/generate", json=body).json()
-            assert 0.4 < time.monotonic() - begun_s < 5
-            assert answer["finish_reason"] == "abort"
-            assert 0 < answer["count_output_tokens"] < 1000
-            with http.stream("POST", "/generate_stream", json=body) as first:
-                lines = first.iter_lines()
-                next(lines)
-                short = {**body, "parameters": {"timeout_s": 0.1}}
-                check(http.post("/generate", json=short), 503, "timeout_s")
-                rest = [line for line in lines if line]
-            last = json.loads(rest[-1].removeprefix("data:"))
-            assert last["finish_reason"] == "abort"
-            assert last["finished"]
-            assert last["token"]["id"] == -1
+    with (
+        ServerProcess("--request_timeout_s", "0.5", engine=stub) as server,
+        httpx.Client(base_url=server.url, timeout=30) as http,
+    ):
+        body = {"inputs": "a b c", "parameters": {"max_new_tokens": 1000}}
+        begun_s = time.monotonic()
+        answer = http.post("/generate", json=body).json()
+        assert 0.4 < time.monotonic() - begun_s < 5
+        assert answer["finish_reason"] == "abort"
+        assert 0 < answer["count_output_tokens"] < 1000
+        with http.stream("POST", "/generate_stream", json=body) as first:
+            lines = first.iter_lines()
+            next(lines)
+            short = {**body, "parameters": {"timeout_s": 0.1}}
+            check(http.post("/generate", json=short), 503, "timeout_s")
+            rest = [line for line in lines if line]
+        last = json.loads(rest[-1].removeprefix("data:"))
+        assert last["finish_reason"] == "abort"
+        assert last["finished"]
+        assert last["token"]["id"] == -1
 
 
 def test_the_queue_is_bounded() -> None:

@@ -166,15 +166,33 @@ def test_a_lost_front_ends_its_children() -> None:
     with ServerProcess() as server:
         children = psutil.Process(server.process.pid).children(recursive=True)
         assert children
-        server.kill()
+        server.process.kill()
         _, alive = psutil.wait_procs(children, timeout=10)
         assert not alive
 
 
-def test_a_signal_while_loading_ends_the_start() -> None:
-    hanging = "-c import(time);time.sleep(60)"
-    with pytest.raises(RuntimeError, match="the engine ended at start"):
-        ServerProcess(engine=hanging).__enter__()
+def test_a_signal_while_loading_ends_the_start(tmp_path: Path) -> None:
+    script = tmp_path / "hanging_engine.py"
+    script.write_text("import time; time.sleep(60)")
+    server = ServerProcess(engine=str(script))
+    try:
+        wait_for(lambda: bool(psutil.Process(server.process.pid).children()), "it loads")
+        wait_for(lambda: "device:" in server.log, "it handles signals")
+        assert server.stop() == 0
+        assert "ended while loading" in server.log
+    finally:
+        server.kill()
+
+
+def test_an_engine_that_ends_at_start(tmp_path: Path) -> None:
+    script = tmp_path / "ending_engine.py"
+    script.write_text("import sys; sys.exit(3)")
+    server = ServerProcess(engine=str(script))
+    try:
+        assert server.wait() == 1
+        assert "the engine ended at start (exit code 3)" in server.log
+    finally:
+        server.kill()
 
 
 def test_a_port_in_use_is_said_before_the_model_loads() -> None:
