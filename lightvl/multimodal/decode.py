@@ -160,7 +160,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             image.info["transparency"] = tuple(v >> 8 for v in image.info["transparency"])
         if image.mode.startswith("I;16"):
             return _from_16_bits(image)
-        return _on_white(image) if image.has_transparency_data else image.convert("RGB")
+        if image.has_transparency_data:
+            return _on_white(image)
+        return image if image.mode == "RGB" else image.convert("RGB")
     except Image.DecompressionBombError:
         raise BadPicture("has too many pixels") from None
     except (ValueError, KeyError):
