@@ -1,11 +1,7 @@
 """Every refusal of the interface: status, shape, the field's name, and the server serves on."""
 
-import json
 import socket
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -308,7 +304,9 @@ def test_a_large_body_is_refused_before_it_is_read(http: httpx.Client) -> None:
     address = (http.base_url.host, http.base_url.port)
     with socket.create_connection(address, timeout=10) as sock:
         sock.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 300001\r\n\r\n")
-        answer = sock.recv(4096)
+        answer = b""
+        while b"300000" not in answer and (data := sock.recv(4096)):
+            answer += data
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"300000" in answer
 
@@ -318,94 +316,6 @@ def test_a_large_chunked_body_is_refused(http: httpx.Client) -> None:
     check(answer, 413)
 
 
-def test_deadlines() -> None:
-    stub = "-m lightvl.testing.stub_engine --step-ms 20 --max-running 1"
-    with (
-        ServerProcess("--request_timeout_s", "0.5", engine=stub) as server,
-        httpx.Client(base_url=server.url, timeout=30) as http,
-    ):
-        body = {"inputs": "a b c", "parameters": {"max_new_tokens": 1000}}
-        begun_s = time.monotonic()
-        answer = http.post("/generate", json=body).json()
-        assert 0.4 < time.monotonic() - begun_s < 5
-        assert answer["finish_reason"] == "abort"
-        assert 0 < answer["count_output_tokens"] < 1000
-        with http.stream("POST", "/generate_stream", json=body) as first:
-            lines = first.iter_lines()
-            next(lines)
-            short = {**body, "parameters": {"timeout_s": 0.1}}
-            check(http.post("/generate", json=short), 503, "timeout_s")
-            rest = [line for line in lines if line]
-        last = json.loads(rest[-1].removeprefix("data:"))
-        assert last["finish_reason"] == "abort"
-        assert last["finished"]
-        assert last["token"]["id"] == -1
-
-
-def test_the_queue_is_bounded() -> None:
-    stub = "-m lightvl.testing.stub_engine --step-ms 20 --max-running 1"
-    flags = ["--max_queued_requests", "1"]
-    with (
-        ServerProcess(*flags, engine=stub) as server,
-        httpx.Client(base_url=server.url, timeout=30) as http,
-        ThreadPoolExecutor() as pool,
-    ):
-        body = {"inputs": "a b c", "parameters": {"max_new_tokens": 200, "ignore_eos": True}}
-        with http.stream("POST", "/generate_stream", json=body) as running:
-            lines = running.iter_lines()
-            next(lines)
-            waiting = pool.submit(http.post, "/generate", json=body)
-            deadline_s = time.monotonic() + 20
-            while "num_requests_waiting 1" not in http.get("/metrics").text:
-                assert time.monotonic() < deadline_s
-                time.sleep(0.01)
-            refused = http.post("/generate", json=body)
-            error = check(refused, 429)
-            assert error["type"] == "rate_limit_error"
-            assert int(refused.headers["retry-after"]) >= 1
-        assert waiting.result().status_code == 200
-        assert http.post("/generate", json=body).status_code == 200
-
-
-def test_keys(tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("# ours\nalpha\n\nbeta\n")
-    flags = ["--api_keys_file", str(keys), "--admin_key", "root-key"]
-    with ServerProcess(*flags, environment={"LIGHTVL_API_KEY": "gamma"}) as server:
-        with httpx.Client(base_url=server.url, timeout=30) as http:
-
-            def get(path: str, key: str | None, scheme: str = "Bearer") -> httpx.Response:
-                headers = {"authorization": f"{scheme} {key}"} if key is not None else {}
-                return http.get(path, headers=headers)
-
-            for path in ("/health", "/healthz", "/liveness", "/readiness"):
-                assert get(path, None).status_code == 200
-            for path in ("/v1/models", "/metrics", "/docs", "/get_server_info"):
-                for key in (None, "alph", "alphaa", "# ours"):
-                    answer = get(path, key)
-                    assert check(answer, 401)["type"] == "authentication_error"
-                    assert answer.headers["www-authenticate"] == "Bearer"
-                for key in ("alpha", "beta", "gamma", "root-key"):
-                    assert get(path, key).status_code == 200
-            assert get("/v1/models", "alpha", "Basic").status_code == 401
-            check(http.post("/generate", content=b"{"), 401)
-            for path in ("/flush_cache", "/drain"):
-                check(http.post(path, headers={"authorization": "Bearer alpha"}), 401)
-            flushed = http.post("/flush_cache", headers={"authorization": "Bearer root-key"})
-            assert flushed.json() == {"status": "ok"}
-            info = get("/get_server_info", "alpha").text
-            assert all(key not in info for key in ("root-key", "gamma"))
-            drained = http.post("/drain", headers={"authorization": "Bearer root-key"})
-            assert drained.status_code == 200
-        assert server.wait() == 0
-
-
 def test_admin_routes_without_an_admin_key(http: httpx.Client) -> None:
     for path in ("/flush_cache", "/drain"):
         check(http.post(path), 404)
-
-
-def test_public_metrics() -> None:
-    with ServerProcess("--api_key", "k", "--metrics_public") as server:
-        assert httpx.get(server.url + "/metrics").status_code == 200
-        assert httpx.get(server.url + "/v1/models").status_code == 401
