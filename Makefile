@@ -1,0 +1,73 @@
+# The developer interface. `make serve` and `make test` set everything up by themselves:
+#   make serve [ARGS="--port 8080"]    the server, with the bundled demo model unless told otherwise
+#   make test  [ARGS="tests/unit"]     the Python tests
+#   make ctest                         the C++ tests (needs cmake)
+#   make check                         linters, types, import contracts, layout
+#   make bench [ARGS="--operators gelu"]  operators beside torch's
+#
+# PYTHON  the interpreter to build for; if it has torch 2.11 or newer, that torch is used
+# TORCH   what is installed otherwise: arguments of `pip install`
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+GPU := $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi)
+TORCH ?= $(if $(GPU),torch,torch==2.13.0)
+
+PIP := $(VENV)/bin/python -m pip
+SOURCES := setup.py pyproject.toml $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp)
+
+.PHONY: serve test ctest check bench clean
+
+serve: $(VENV)/built
+	$(VENV)/bin/python -m lightvl.api_server $(ARGS)
+
+# A worker per core; each computes with one thread, so that they don't fight for the cores.
+test: $(VENV)/built $(VENV)/tools
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest \
+	    -n logical --maxprocesses 8 --dist loadfile $(ARGS)
+
+ctest:
+	cmake -S . -B build/cmake
+	cmake --build build/cmake --parallel
+	ctest --test-dir build/cmake --output-on-failure
+
+check: $(VENV)/built $(VENV)/tools
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h')
+	$(VENV)/bin/python -m pytest -q tests/unit/test_layout.py tests/unit/test_docs.py
+
+bench: $(VENV)/built
+	$(VENV)/bin/python -m benchmarks.kernels --device cpu $(ARGS)
+
+clean:
+	rm -rf build $(VENV) lightvl/_C*.so
+
+# The environment, with torch: the one that $(PYTHON) has, made visible by a path file, or a new one.
+$(VENV)/torch:
+	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -c 'import re, torch; print(torch.__path__[0].removesuffix("torch")); \
+	    exit([int(n) for n in re.findall(r"\d+", torch.__version__)[:2]] < [2, 11])' \
+	    2>/dev/null >$(VENV)/found \
+	  && cp $(VENV)/found "$$($(VENV)/bin/python -c \
+	    'import sysconfig; print(sysconfig.get_path("purelib"))')/found_torch.pth" \
+	  || $(PIP) install $(TORCH)
+	touch $@
+
+# The package itself is editable: only a change of the sources below needs a new build.
+$(VENV)/built: $(VENV)/torch $(SOURCES)
+	$(PIP) install --quiet 'setuptools>=77' ninja packaging
+	$(PIP) install --no-build-isolation --editable .
+	touch $@
+
+# What the project itself lists for tests and development; installing `.[dev]` would build again.
+$(VENV)/tools: $(VENV)/built
+	$(VENV)/bin/python -c 'import tomllib; \
+	    extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+	    print(*extras["test"], *(r for r in extras["dev"] if "[" not in r), sep="\n")' \
+	  >$(VENV)/requirements.txt
+	$(PIP) install --quiet --requirement $(VENV)/requirements.txt
+	touch $@
