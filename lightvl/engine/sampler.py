@@ -76,7 +76,7 @@ class Sampler:
         """
         self._num_slots = num_slots
         self._vocab_size = vocab_size
-        self._eos_ids = frozenset(eos_ids)
+        self._eos_ids = frozenset(i for i in eos_ids if 0 <= i < vocab_size)
         self._temperature = np.zeros(num_slots, dtype=np.float32)
         self._top_k = np.zeros(num_slots, dtype=np.int32)
         self._top_p = np.ones(num_slots, dtype=np.float32)
@@ -94,7 +94,7 @@ class Sampler:
         slot, sampling = join.slot, join.sampling
         self._batch = None
         self._temperature[slot] = sampling.temperature
-        self._top_k[slot] = sampling.top_k
+        self._top_k[slot] = min(sampling.top_k, self._vocab_size)
         self._top_p[slot] = sampling.top_p
         self._min_p[slot] = sampling.min_p
         self._seeds[slot] = sampling.seed
@@ -141,7 +141,7 @@ class Sampler:
 
     def _constrain(self, slot: int, sampling: SamplingParams) -> None:
         allowed = sampling.allowed_token_ids
-        end_ids = frozenset(sampling.stop_token_ids)
+        end_ids = frozenset(i for i in sampling.stop_token_ids if 0 <= i < self._vocab_size)
         if not sampling.ignore_eos:
             end_ids |= self._eos_ids
         maskable = end_ids and (allowed is None or not end_ids.issuperset(allowed))

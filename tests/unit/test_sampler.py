@@ -111,6 +111,18 @@ def test_min_new_tokens_gives_way_where_only_end_ids_are_allowed() -> None:
     assert bench.ids(peaked_logits(20), [0]) == [EOS]
 
 
+def test_values_beyond_the_vocabulary_change_nothing() -> None:
+    bench = Bench()
+    beyond = (VOCAB_SIZE, -1, 10**12)
+    bench.join(0, SamplingParams(temperature=0, stop_token_ids=beyond, min_new_tokens=3))
+    bench.join(1, SamplingParams(temperature=1, seed=4, top_k=10**12))
+    bench.join(2, SamplingParams(temperature=1, seed=4))
+    logits = random_logits(1).expand(3, -1)
+    ids = bench.ids(logits, [0, 1, 2])
+    assert ids[0] == int(logits[0].argmax())
+    assert ids[1] == ids[2]
+
+
 def test_bias_and_allowed_ids_hold_for_their_rows_only() -> None:
     bench = Bench()
     bench.join(0, SamplingParams(temperature=0, logit_bias={30: 100.0, 31: 1.0}))
