@@ -93,7 +93,7 @@ class Parsed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """The job can't be done; `message` is for the client.
+    """The job can't be done; `message` is for the client, as a clause without a subject.
 
     Attributes:
         index: Which of the body's pictures is at fault, if one is.

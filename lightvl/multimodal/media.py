@@ -81,7 +81,7 @@ def check_reply(reply: Reply, index: int | None = None) -> None:
 
     Args:
         reply: What the worker said.
-        index: Which picture it was asked about, if one.
+        index: Which picture it was asked about; None for a body.
 
     Raises:
         RequestError: The reply is `Refused`.
@@ -90,7 +90,7 @@ def check_reply(reply: Reply, index: int | None = None) -> None:
         at_fault = reply.index if reply.index is not None else index
         if at_fault is not None:
             raise bad_image(at_fault, reply.message)
-        raise RequestError(reply.message, reply.status)
+        raise RequestError(f"the body {reply.message}", reply.status)
 
 
 def bad_image(index: int, message: str) -> RequestError:

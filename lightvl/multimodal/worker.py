@@ -35,6 +35,7 @@ from lightvl.multimodal.jobs import (
     Start,
     ToWorker,
 )
+from lightvl.utils.duplicate_keys import DuplicateKeyError, refuse_duplicate_keys
 from lightvl.utils.channel import Channel, ChannelClosed
 from lightvl.utils.shm import Arena
 
@@ -114,30 +115,34 @@ class Worker:
         return Decoded()
 
     def _parse(self, job: ParseBody) -> Parsed | Refused:
+        data = bytes(self._arena[job.offset : job.offset + job.num_bytes])
         try:
-            body = msgspec.json.decode(self._arena[job.offset : job.offset + job.num_bytes])
+            body = msgspec.json.decode(data)
+            refuse_duplicate_keys(data)
+        except DuplicateKeyError as error:
+            return Refused(f"{error}: given twice in one object")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return Refused("the body is not valid JSON")
+            return Refused("is not valid JSON")
         end = job.offset
         pictures = []
         for index, (payload, replace) in enumerate(_pictures(body)):
             if index == self._limits.max_images:
-                return Refused(f"more than {index} images, the most allowed in a request")
+                return Refused(f"has more than {index} images, the most allowed in a request")
             if payload is None:
                 continue
             try:
-                data = self._decode_base64(payload)
-                inspected = self._inspect(data)
+                picture = self._decode_base64(payload)
+                inspected = self._inspect(picture)
             except BadPicture as error:
                 return Refused(str(error), index=index)
-            self._arena[end : end + len(data)] = data
-            pictures.append(BodyPicture(secrets.token_hex(16), end, len(data), inspected))
-            end += len(data)
+            self._arena[end : end + len(picture)] = picture
+            pictures.append(BodyPicture(secrets.token_hex(16), end, len(picture), inspected))
+            end += len(picture)
             replace(pictures[-1].reference)
         text = msgspec.json.encode(body)
         if len(text) > MAX_TEXT_BYTES:
             most = MAX_TEXT_BYTES >> 20
-            return Refused(f"the body without its pictures is over {most} MiB", status=413)
+            return Refused(f"is over {most} MiB without its pictures", status=413)
         return Parsed(text, pictures, end - job.offset)
 
     def _decode_base64(self, payload: str) -> bytes:

@@ -140,7 +140,7 @@ def test_a_body_that_is_longer_than_it_said() -> None:
 
 def test_a_body_with_too_much_text() -> None:
     error = body_refusal(msgspec.json.encode("x" * (4 * MIB)))
-    assert (error.status, error.message) == (413, "the body without its pictures is over 4 MiB")
+    assert (error.status, error.message) == (413, "the body is over 4 MiB without its pictures")
 
 
 def test_a_body_of_many_small_objects() -> None:
@@ -155,7 +155,7 @@ def test_a_body_of_many_small_objects() -> None:
             "images[1]: is damaged or not a JPEG, PNG, WebP, GIF, BMP or TIFF",
         ),
         ([png(3000, 2700, mode="1")], "images[0]: has 3000x2700 pixels, at most 8 Mpx are allowed"),
-        ([png()] * 9, "more than 8 images, the most allowed in a request"),
+        ([png()] * 9, "the body has more than 8 images, the most allowed in a request"),
         ([b"x" * (4 * MIB + 1)], "images[0]: has 4194305 bytes, at most 4194304 are allowed"),
     ],
 )

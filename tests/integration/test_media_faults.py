@@ -163,7 +163,7 @@ def test_a_body_that_needs_too_much_memory_is_refused() -> None:
 
     async def test(pool: MediaPool) -> None:
         media = pool.open()
-        with pytest.raises(RequestError, match="needs too much memory"):
+        with pytest.raises(RequestError, match="the body needs too much memory"):
             await media.parse_body(pieces(body, MIB), len(body))
         media.release()
         await decode_once(pool, png())
