@@ -150,8 +150,8 @@ class EngineClient:
         except EngineLostError:
             generation.close()
             raise
-        if request.timeout_s is not None:
-            generation.set_deadline(request.timeout_s)
+        if request.deadline_s is not None:
+            generation.set_deadline(request.deadline_s)
         return generation
 
     async def stats(self) -> dict[str, float]:

@@ -86,12 +86,13 @@ class Exchange:
                     break
         if num_bytes is None and len(head) <= SMALL_BODY:
             num_bytes = len(head)
-        if num_bytes is not None and num_bytes <= SMALL_BODY:
+        is_small = num_bytes is not None and num_bytes <= SMALL_BODY
+        if is_small:
             self.body = head
         else:
             self._held = self.front.media.open()
             self.body = await self._held.parse_body(_chained(head, chunks), num_bytes)
-        return decode_body(self.body, kind)
+        return decode_body(self.body, kind, checked=not is_small)
 
     async def load(self, sources: Sequence[ImageSource]) -> list[LoadedImage]:
         """Returns pictures whose sizes are wanted but no generation.

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -55,7 +55,8 @@ class GenerationRequest:
         num_sequences: Sequence k draws with seed + k.
         max_tiles: Bound of a picture's tiles, or None for the checkpoint's.
         salt: Cache namespace; equal ones share prefixes and pictures.
-        timeout_s: The sequences are ended after so long.
+        timeout_s: The sequences are ended so long after `arrived_s`.
+        arrived_s: When the request came, by the monotonic clock.
     """
 
     prompt: str | list[int] | ChatPrompt
@@ -67,6 +68,12 @@ class GenerationRequest:
     priority: int = 0
     salt: bytes = b""
     timeout_s: float | None = None
+    arrived_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When the sequences are ended, by the monotonic clock, or None."""
+        return None if self.timeout_s is None else self.arrived_s + self.timeout_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +200,7 @@ class Generation:
         self.num_unfinished = prepared.request.num_sequences
         self.cached_tokens = 0
         self.cached_images = [False] * len(prepared.images)
-        self.arrived_s = time.monotonic()
+        self.arrived_s = prepared.request.arrived_s
         self.is_started = False
         self._ticket = ticket
         self._close = close
@@ -260,9 +267,14 @@ class Generation:
             self.close()
             self._wake()
 
-    def set_deadline(self, timeout_s: float) -> None:
-        """Ends the sequences after `timeout_s` with what they have; without a token, by error."""
-        self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
+    def set_deadline(self, deadline_s: float) -> None:
+        """Ends the sequences then with what they have; without a token, by an error.
+
+        Args:
+            deadline_s: By the monotonic clock.
+        """
+        rest_s = max(0.0, deadline_s - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(rest_s, self._expire)
 
     def started(self, message: Started) -> None:
         """One sequence's prefill begins; the first one counts for the request's usage."""
@@ -286,8 +298,7 @@ class Generation:
 
     def _expire(self) -> None:
         if not any(sequence.num_tokens for sequence in self.sequences):
-            message = "timeout_s: the deadline passed before the first token"
-            self.fail(RequestError(message, 503, param="timeout_s", code="timeout"))
+            self.fail(too_late())
             return
         unfinished = [s for s in self.sequences if s.finish_reason is None]
         self.close()
@@ -301,3 +312,9 @@ class Generation:
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter
+
+
+def too_late() -> RequestError:
+    """Returns the error of a request whose deadline passed before its first token."""
+    message = "timeout_s: the deadline passed before the first token"
+    return RequestError(message, 503, param="timeout_s", code="timeout")

@@ -13,7 +13,6 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """`stream_options`."""
 
     include_usage: bool | None = None
-    include_obfuscation: bool | None = None
 
 
 class ResponseFormat(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,14 +2,15 @@
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import msgspec
 
-from lightvl.api.generation import ChatPrompt, GenerationRequest, Prepared
+from lightvl.api.generation import ChatPrompt, GenerationRequest, Prepared, too_late
 from lightvl.config import TilingConfig
 from lightvl.errors import RequestError
 from lightvl.grid import num_image_tokens, tile_grid
@@ -67,7 +68,7 @@ class Preparer:
             images: list[LoadedImage] = []
             if request.images:
                 held = held or self._media.open()
-                images = await held.load(request.images)
+                images = await _in_time(held.load(request.images), request.deadline_s)
             sizes = [(image.width, image.height) for image in images]
             keys = [image.sha256 for image in images]
             pictures = self.pictures(sizes, request.max_tiles, keys, request.salt)
@@ -158,6 +159,16 @@ class Preparer:
         max_new = min(sampling.max_new_tokens, most - prompt_len)
         min_new = min(sampling.min_new_tokens, max_new)
         return msgspec.structs.replace(sampling, max_new_tokens=max_new, min_new_tokens=min_new)
+
+
+async def _in_time(
+    loading: Awaitable[list[LoadedImage]], deadline_s: float | None
+) -> list[LoadedImage]:
+    rest_s = None if deadline_s is None else deadline_s - time.monotonic()
+    try:
+        return await asyncio.wait_for(loading, rest_s)
+    except TimeoutError:
+        raise too_late() from None
 
 
 def random_seed() -> int:

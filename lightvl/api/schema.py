@@ -1,6 +1,5 @@
 """Bodies of the native routes, and how any JSON body is decoded: strictly, naming the field."""
 
-import json
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -8,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from lightvl.errors import RequestError
+from lightvl.utils.duplicate_keys import DuplicateKeyError, refuse_duplicate_keys
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -86,12 +86,13 @@ _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTA
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
 
 
-class DuplicateKeyError(ValueError):
-    """An object of a JSON body has the same key twice."""
+def decode_body(body: bytes, kind: type[BodyT], *, checked: bool = False) -> BodyT:
+    """Decodes a JSON body.
 
-
-def decode_body(body: bytes, kind: type[BodyT]) -> BodyT:
-    """Decodes a JSON body of at most a few hundred kB.
+    Args:
+        body: What the client sent, or what a media worker made of it.
+        kind: The type of the body.
+        checked: Whether duplicate keys have been looked for.
 
     Raises:
         RequestError: 400 naming the field; also for invalid UTF-8, NaN, numbers out of range,
@@ -99,7 +100,8 @@ def decode_body(body: bytes, kind: type[BodyT]) -> BodyT:
     """
     try:
         decoded = msgspec.json.decode(body, type=kind)
-        json.loads(body, object_pairs_hook=_refuse_duplicates)
+        if not checked:
+            refuse_duplicate_keys(body)
     except msgspec.ValidationError as error:
         raise _named(str(error)) from None
     except UnicodeDecodeError:
@@ -124,15 +126,6 @@ def unknown_keys(body: bytes, kind: type[msgspec.Struct]) -> set[str]:
         inner = msgspec.json.decode(top["parameters"], type=dict[str, msgspec.Raw] | None) or {}
         unknown |= set(inner) - set(NativeParameters.__struct_fields__)
     return unknown
-
-
-def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
-    if len({key for key, _ in pairs}) < len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise DuplicateKeyError(key)
-            seen.add(key)
 
 
 def _named(text: str) -> RequestError:

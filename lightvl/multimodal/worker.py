@@ -35,8 +35,8 @@ from lightvl.multimodal.jobs import (
     Start,
     ToWorker,
 )
-from lightvl.utils.duplicate_keys import DuplicateKeyError, refuse_duplicate_keys
 from lightvl.utils.channel import Channel, ChannelClosed
+from lightvl.utils.duplicate_keys import DuplicateKeyError, refuse_duplicate_keys
 from lightvl.utils.shm import Arena
 
 MAX_TEXT_BYTES = 4 << 20

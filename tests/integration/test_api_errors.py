@@ -125,6 +125,8 @@ def test_malformed_json(http: httpx.Client, path: str, body: bytes) -> None:
 def test_malformed_json_above_64_kb(http: httpx.Client) -> None:
     for body in (b"{" + b" " * 70_000, b'{"inputs": "' + b"a" * 70_000, b"[" * 70_000):
         check(http.post("/generate", content=body), 400)
+    twice = b'{"inputs": "a", "parameters": {"n": 1, "n": 2}, "x": "' + b"a" * 70_000 + b'"}'
+    assert "n: given twice" in check(http.post("/generate", content=twice), 400)["message"]
 
 
 def images(*items: Any) -> dict[str, Any]:
