@@ -27,6 +27,7 @@ from lightvl.api.front import Front
 from lightvl.api.gate import read_keys
 from lightvl.api.metrics import Metrics
 from lightvl.api.prepare import PromptRules
+from lightvl.api.protocol import HttpProtocol
 from lightvl.config import ModelConfig
 from lightvl.errors import EngineLostError, StartupError
 from lightvl.flags import ServerConfig, parse_args
@@ -267,7 +268,7 @@ def _front(config: ServerConfig, keys: tuple[bytes, ...], engine: RunningEngine)
 def _uvicorn_config(config: ServerConfig, front: Front, lifecycle: _Lifecycle) -> uvicorn.Config:
     return uvicorn.Config(
         build_app(front, lifecycle.drain),
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
