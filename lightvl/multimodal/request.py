@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_BODY_GRACE_S = 10.0
+_BODY_BYTES_PER_S = 64 << 10
+"""A body holds its room in the arena while it comes, so it must come at least so fast."""
+
 
 class RequestMedia:
     """One request's bytes in the arena."""
@@ -44,7 +48,7 @@ class RequestMedia:
             raise _body_too_large(most)
         region = await self._room.alloc(most if num_bytes is None else num_bytes, "request")
         self._regions.append(region)
-        used_bytes = await self._store(chunks, region)
+        used_bytes = await self._store_in_time(chunks, region)
         self._room.shrink(region, used_bytes)
         reply = await self._pool.run(ParseBody(region.offset, used_bytes), region)
         check_reply(reply)
@@ -86,6 +90,13 @@ class RequestMedia:
         regions, self._regions = self._regions, []
         for region in regions:
             self._room.free(region)
+
+    async def _store_in_time(self, chunks: AsyncIterator[bytes], region: Region) -> int:
+        try:
+            async with asyncio.timeout(_BODY_GRACE_S + region.size / _BODY_BYTES_PER_S):
+                return await self._store(chunks, region)
+        except TimeoutError:
+            raise RequestError("the body comes too slowly") from None
 
     async def _store(self, chunks: AsyncIterator[bytes], region: Region) -> int:
         used_bytes = 0

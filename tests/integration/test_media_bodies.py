@@ -1,13 +1,16 @@
 """Large bodies, taken apart by real media workers."""
 
+import asyncio
 import base64
 import hashlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
 
 from lightvl.errors import RequestError
+from lightvl.multimodal import request
 from lightvl.multimodal.pool import ImageSource, MediaPool
 from tests.integration.media_helpers import (
     CONFIG,
@@ -136,6 +139,23 @@ def test_a_body_that_is_too_large() -> None:
 
 def test_a_body_that_is_longer_than_it_said() -> None:
     assert body_refusal(b"x" * 1000, num_bytes=999).status == 413
+
+
+def test_a_body_that_comes_too_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "_BODY_GRACE_S", 0.1)
+
+    async def drip() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.01)
+
+    async def test(pool: MediaPool) -> None:
+        media = pool.open()
+        with pytest.raises(RequestError, match="the body comes too slowly"):
+            await media.parse_body(drip(), 1000)
+        media.release()
+
+    with_pool(test)
 
 
 def test_a_body_with_too_much_text() -> None:

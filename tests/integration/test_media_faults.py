@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -195,6 +196,54 @@ def test_many_large_bodies_wait_for_room_and_all_are_served() -> None:
         await asyncio.gather(*(serve(pool, number) for number in range(12)))
 
     with_pool(test)
+
+
+async def visit(pool: MediaPool, rng: random.Random, body: bytes, data: bytes) -> None:
+    """A request of a random kind that dallies everywhere."""
+    media = pool.open()
+    try:
+        sources = [inline(data) for _ in range(rng.randrange(3))]
+        if rng.random() < 0.7:
+            parsed = msgspec.json.decode(await media.parse_body(pieces(body), len(body)))
+            inside = parsed["multimodal_params"]["images"]
+            sources += [ImageSource("base64", image["data"]) for image in inside]
+        for image in await media.load(sources):
+            await asyncio.sleep(rng.random() / 50)
+            pixels = await pool.decode(image)
+            try:
+                await asyncio.sleep(rng.random() / 50)
+            finally:
+                pool.free(pixels)
+    finally:
+        media.release()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_mixture_of_requests_ends_also_when_some_are_cancelled(seed: int) -> None:
+    config = msgspec.structs.replace(
+        CONFIG,
+        arena_bytes=9 * MIB,
+        bytes_in_flight=6 * MIB,
+        max_body_bytes=3 * MIB,
+        max_image_pixels=MIB,
+    )
+    rng = random.Random(seed)
+    data = png(650, 500)
+    body = native_body([data, data])
+    assert 2 * len(body) > 3 * MIB > len(body)  # one at a time
+
+    async def test(pool: MediaPool) -> None:
+        tasks = [asyncio.create_task(visit(pool, rng, body, data)) for _ in range(24)]
+        for task in rng.sample(tasks, 9):
+            await asyncio.sleep(rng.random() / 20)
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        ended = [r for r in results if r is None or isinstance(r, asyncio.CancelledError)]
+        assert len(ended) == 24
+        await asyncio.sleep(0.2)  # cancelled jobs may be under way
+        await decode_once(pool, data)
+
+    with_pool(test, config)
 
 
 def test_no_orphans_when_the_front_is_killed() -> None:

@@ -1,6 +1,8 @@
 """Single pictures through real media workers."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -37,6 +39,18 @@ def test_a_picture_is_loaded_and_decoded() -> None:
         pool.free(pixels)
 
     with_pool(test)
+
+
+def test_the_front_loads_neither_torch_nor_pillow() -> None:
+    code = (
+        "import sys, lightvl.multimodal.pool, lightvl.multimodal.prompt, lightvl.grid\n"
+        "print({'torch', 'PIL', 'numpy', 'transformers'} & set(sys.modules))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "set()\n"
 
 
 def test_several_pictures_in_order() -> None:
