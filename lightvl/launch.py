@@ -31,6 +31,7 @@ from lightvl.api.protocol import HttpProtocol
 from lightvl.config import ModelConfig
 from lightvl.errors import EngineLostError, StartupError
 from lightvl.flags import ServerConfig, parse_args
+from lightvl.grid import MAX_TILES
 from lightvl.messages import Failed, Init, Loading, Ready, ToFront
 from lightvl.model_config import load_model_config
 from lightvl.multimodal.pool import MediaConfig, MediaPool
@@ -303,12 +304,13 @@ def _media_config(config: ServerConfig, environment: Environment) -> MediaConfig
 def _prompt_rules(
     config: ServerConfig, model: ModelConfig, ready: Ready, environment: Environment
 ) -> PromptRules:
+    bound = environment.max_patch_num
     return PromptRules(
         max_req_total_len=ready.max_req_total_len,
         max_images=min(config.max_images, config.cache_capacity),
         tiling=model.tiling,
         tile_policy=config.tile_policy,
-        max_tiles=environment.max_patch_num,
+        max_tiles=None if bound is None else min(bound, MAX_TILES),
     )
 
 

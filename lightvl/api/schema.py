@@ -119,12 +119,13 @@ def decode_body(body: bytes, kind: type[BodyT], *, checked: bool = False) -> Bod
 
 
 def unknown_keys(body: bytes, kind: type[msgspec.Struct]) -> set[str]:
-    """Returns the top-level keys of a decoded body, and those of its `parameters`, not known."""
+    """Returns the keys of a decoded native body, also of the objects in it, that no field has."""
     top = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     unknown = set(top) - set(kind.__struct_fields__)
-    if "parameters" in top:
-        inner = msgspec.json.decode(top["parameters"], type=dict[str, msgspec.Raw] | None) or {}
-        unknown |= set(inner) - set(NativeParameters.__struct_fields__)
+    for name, inner in (("parameters", NativeParameters), ("multimodal_params", MultimodalParams)):
+        if name in top:
+            keys = msgspec.json.decode(top[name], type=dict[str, msgspec.Raw] | None) or {}
+            unknown |= set(keys) - set(inner.__struct_fields__)
     return unknown
 
 

@@ -71,10 +71,11 @@ def test_null_and_absent_fields_take_their_defaults() -> None:
     assert decode_body(b'{"inputs": "a"}', GenerateBody).parameters is None
 
 
-def test_unknown_native_keys_are_found_in_both_places() -> None:
-    body = b'{"inputs": "a", "foo": {"a": [1]}, "parameters": {"top_k": 1, "bar": 2}}'
+def test_unknown_native_keys_are_found_at_every_level() -> None:
+    body = b'{"inputs": "a", "foo": {"a": [1]}, "parameters": {"top_k": 1, "bar": 2},'
+    body += b'"multimodal_params": {"audios": []}}'
     decode_body(body, GenerateBody)
-    assert unknown_keys(body, GenerateBody) == {"foo", "bar"}
+    assert unknown_keys(body, GenerateBody) == {"foo", "bar", "audios"}
     assert unknown_keys(b'{"inputs": "a", "parameters": null}', GenerateBody) == set()
 
 
