@@ -59,7 +59,12 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class StepPlan(msgspec.Struct, frozen=True):
-    """Executed in this order: joins, pictures, tiles, rows."""
+    """Executed in this order: joins, pictures, tiles, rows.
+
+    Rows may read what the same step makes: embeddings of its tiles, and KV pages that other rows
+    fill. So all rows run in one forward pass, which in each layer writes before it reads. A
+    sequence's join comes with its first row.
+    """
 
     joins: list[Join]
     pictures: list[PictureWork]
