@@ -244,7 +244,7 @@ class Driver:
                     self.answers[message.request_id].started = message
 
 
-def greedy(num_tokens: int, **changes: Any) -> SamplingParams:  # noqa: ANN401
+def greedy(num_tokens: int, **changes: Any) -> SamplingParams:
     """Returns greedy sampling of exactly so many tokens."""
     return SamplingParams(temperature=0.0, max_new_tokens=num_tokens, ignore_eos=True, **changes)
 

@@ -12,7 +12,7 @@ from tests.models.paged_loop import Prompt
 
 
 @cache
-def load_reference(path: Path) -> Any:  # noqa: ANN401
+def load_reference(path: Path) -> Any:
     """Returns transformers' model of a checkpoint in the native layout, in float32."""
     model: Any = InternVLForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
     model.generation_config.eos_token_id = None

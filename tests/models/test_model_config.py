@@ -66,7 +66,7 @@ CHAT_V1_5 = {
 }
 
 
-def write_json(path: Path, name: str, value: Any) -> None:  # noqa: ANN401
+def write_json(path: Path, name: str, value: Any) -> None:
     path.mkdir(exist_ok=True)
     (path / name).write_text(json.dumps(value))
 

@@ -23,7 +23,7 @@ def decoded(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return Image.frombytes("RGB", (width, height), bytes(pixels))
 
 
-def saved(image: Image.Image, format: str, **options: Any) -> bytes:  # noqa: ANN401
+def saved(image: Image.Image, format: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
