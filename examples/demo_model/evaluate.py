@@ -16,6 +16,7 @@ from conversation import Writer
 from language import DECLINE
 from model import DemoModel, LayerCache
 from scenes import Scene, Turn
+from sources import bucket
 from tokenizers import Tokenizer
 from torch import Tensor
 
