@@ -6,8 +6,6 @@ The one place that names engine modules, as strings: nothing here imports torch.
 import asyncio
 import gc
 import logging
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import uvicorn
 import uvloop
 
 from lightvl.api.admission import Admission, Limits
@@ -25,11 +22,12 @@ from lightvl.api.app import build_app
 from lightvl.api.client import EngineClient
 from lightvl.api.front import Front
 from lightvl.api.gate import read_keys
+from lightvl.api.lifecycle import Lifecycle
 from lightvl.api.metrics import Metrics
 from lightvl.api.prepare import PromptRules
-from lightvl.api.protocol import HttpProtocol
+from lightvl.api.server import address_of, http_server, listen
 from lightvl.config import ModelConfig
-from lightvl.errors import EngineLostError, StartupError
+from lightvl.errors import StartupError
 from lightvl.flags import ServerConfig, parse_args
 from lightvl.grid import MAX_TILES
 from lightvl.messages import Failed, Init, Loading, Ready, ToFront
@@ -40,13 +38,11 @@ from lightvl.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from lightvl.utils.channel import AsyncChannel, ChannelClosed, channel_pair
 from lightvl.utils.env import Environment, num_cores, read_environment
 from lightvl.utils.log import setup_logging
+from lightvl.utils.process import end_process, how_ended
 
 log = logging.getLogger(__name__)
 
 ENGINE_COMMAND = ("-m", "lightvl.engine.worker")
-
-_CLOSE_WAIT_S = 5.0
-_LAST_ANSWERS_S = 1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,7 +61,7 @@ class RunningEngine:
         """Closes the channel, which ends the engine, and the media workers."""
         await self.client.close()
         await self.media.close()
-        await asyncio.to_thread(_end, self.process)
+        await asyncio.to_thread(end_process, self.process)
 
 
 async def start_engine(
@@ -129,91 +125,18 @@ def main(argv: list[str] | None = None, *, command: Sequence[str] = ENGINE_COMMA
     try:
         config = parse_args(argv)
         keys = read_keys(config.api_key or read_environment().api_key, config.api_keys_file)
-        with _listen(config) as sock:
+        with listen(config) as sock:
             return uvloop.run(_serve(config, keys, sock, command))
     except StartupError as error:
         log.error("%s", error)
         return error.exit_code
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its own signals and ticks: it serves until `stop` is set."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.stop = asyncio.Event()
-
-    async def main_loop(self) -> None:
-        await self.stop.wait()
-
-    async def run_on(self, sock: socket.socket) -> None:
-        """Serves on a listening socket until `stop` is set."""
-        await self._serve([sock])
-
-
-class _Lifecycle:
-    """Decides when and how the server ends."""
-
-    def __init__(self, config: ServerConfig) -> None:
-        self._config = config
-        self._ending: asyncio.Task[None] | None = None
-        self._pid_of_engine: int | None = None
-        self.exit_code = 0
-        self.ended = asyncio.Event()
-        self.front: Front | None = None
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.on_signal)
-
-    def watch(self, front: Front, engine: RunningEngine) -> None:
-        """The server serves now: a signal drains it, a lost engine ends it."""
-        self.front = front
-        self._pid_of_engine = engine.process.pid
-        self._loss = asyncio.create_task(self._on_loss(engine))
-
-    def on_signal(self) -> None:
-        """Drains at the first signal, ends at once at the second."""
-        if self._ending is None:
-            self.drain()
-            return
-        log.error("a second signal: ending at once")
-        if self._pid_of_engine is not None:
-            os.kill(self._pid_of_engine, signal.SIGKILL)
-        os._exit(1)
-
-    def drain(self) -> None:
-        """Refuses new requests, lets running ones end, then ends the server."""
-        if self._ending is None:
-            self._ending = asyncio.create_task(self._drain())
-
-    async def _drain(self) -> None:
-        front = self.front
-        if front is not None:
-            front.draining = True
-            log.info("draining: %d requests get up to %g s", front.num_open, self._config.drain_s)
-            try:
-                await asyncio.wait_for(front.idle.wait(), self._config.drain_s)
-            except TimeoutError:
-                log.warning("%d requests are cut off", front.num_open)
-                front.client.fail_all(EngineLostError())
-        self.ended.set()
-
-    async def _on_loss(self, engine: RunningEngine) -> None:
-        await engine.client.lost.wait()
-        code = await asyncio.to_thread(_end, engine.process)
-        log.error("the engine was lost (%s): the server ends", _how_ended(code))
-        self.exit_code = 1
-        engine_front = self.front
-        if engine_front is not None:
-            engine_front.draining = True
-        self.ended.set()
-
-
 async def _serve(
     config: ServerConfig, keys: tuple[bytes, ...], sock: socket.socket, command: Sequence[str]
 ) -> int:
     started_s = time.monotonic()
-    lifecycle = _Lifecycle(config)
+    lifecycle = Lifecycle(config.drain_s)
     starting = asyncio.create_task(start_engine(config, command=command))
     ended = asyncio.create_task(lifecycle.ended.wait())
     await asyncio.wait((starting, ended), return_when=asyncio.FIRST_COMPLETED)
@@ -224,15 +147,15 @@ async def _serve(
         return 0
     engine = await starting
     front = _front(config, keys, engine)
-    server = _Server(_uvicorn_config(config, front, lifecycle))
-    lifecycle.watch(front, engine)
+    server = http_server(build_app(front, lifecycle.drain), config)
+    lifecycle.watch(front, engine.process)
     serving = asyncio.create_task(server.run_on(sock))
     gc.collect()
     gc.freeze()  # what starting made stays; no request pays for looking through it
     log.info(
         "%s is served on %s (ready after %.1f s)",
         front.model_name,
-        _address(config, sock),
+        address_of(config, sock),
         time.monotonic() - started_s,
     )
     await asyncio.wait((serving, ended), return_when=asyncio.FIRST_COMPLETED)
@@ -263,23 +186,6 @@ def _front(config: ServerConfig, keys: tuple[bytes, ...], engine: RunningEngine)
         api_keys=keys,
         admin_key=config.admin_key.encode() if config.admin_key else None,
         started_s=int(time.time()),
-    )
-
-
-def _uvicorn_config(config: ServerConfig, front: Front, lifecycle: _Lifecycle) -> uvicorn.Config:
-    return uvicorn.Config(
-        build_app(front, lifecycle.drain),
-        http=HttpProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        date_header=False,
-        server_header=False,
-        root_path=config.root_path,
-        ssl_keyfile=config.ssl_keyfile,
-        ssl_certfile=config.ssl_certfile,
-        timeout_graceful_shutdown=_LAST_ANSWERS_S,
     )
 
 
@@ -349,8 +255,8 @@ async def _wait_ready(
         try:
             message = await channel.recv()
         except ChannelClosed:
-            code = await asyncio.to_thread(_end, process)
-            raise StartupError(f"the engine ended at start ({_how_ended(code)})", 1) from None
+            code = await asyncio.to_thread(end_process, process)
+            raise StartupError(f"the engine ended at start ({how_ended(code)})", 1) from None
         if isinstance(message, Loading):
             say(message.text)
         elif isinstance(message, Failed):
@@ -359,37 +265,3 @@ async def _wait_ready(
             for note in message.notes:
                 say(note)
             return message
-
-
-def _end(process: subprocess.Popen[bytes]) -> int:
-    """Waits for a child that is about to exit; kills it if it doesn't. Returns its code."""
-    try:
-        return process.wait(_CLOSE_WAIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
-
-
-def _how_ended(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def _listen(config: ServerConfig) -> socket.socket:
-    """Returns a listening socket, before anything is loaded.
-
-    Raises:
-        StartupError: The port is taken or the address isn't this machine's; exit code 1.
-    """
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    try:
-        sock = socket.create_server((config.host, config.port), family=family, backlog=2048)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StartupError(f"--host {config.host} --port {config.port}: {reason}", 1) from None
-    return sock
-
-
-def _address(config: ServerConfig, sock: socket.socket) -> str:
-    scheme = "https" if config.ssl_certfile else "http"
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    return f"{scheme}://{host}:{sock.getsockname()[1]}"

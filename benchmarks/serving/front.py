@@ -3,8 +3,8 @@
 `python benchmarks/serving/front.py` starts the server with the stub engine, the front pinned to
 one core, and prints one JSON row (`--out` appends it to a file):
 
-* `streams`: 64 connections read `/generate_stream` while the stub offers more tokens than asked
-  for; tokens a second and the front's CPU time a token.
+* `streams`, `chats`: 64 connections read `/generate_stream` or streamed chats with logprobs, at
+  the rate that the stub sets; tokens a second and the front's CPU time a token.
 * `bodies`: the same streams at half that rate while 8 MB bodies arrive; the longest single
   callback of the event loop in CPU time of its thread, and how late a timer of 1 ms comes in wall
   time. Here the front runs on asyncio's own loop, whose callbacks can be timed one by one.
@@ -51,7 +51,8 @@ def main() -> int:
         "server": "lightvl",
         "model": "stub engine",
         "device": f"{platform.processor() or platform.machine()}, front on one core",
-        "streams": asyncio.run(_measure_streams(options.step_ms, options.seconds)),
+        "streams": asyncio.run(_measure_streams("native", options.step_ms, options.seconds)),
+        "chats": asyncio.run(_measure_streams("chat", options.step_ms, options.seconds)),
         "bodies": asyncio.run(_measure_bodies(2 * options.step_ms, options.seconds)),
         "commit": _commit(),
         "command": " ".join(["python", *sys.argv]),
@@ -152,7 +153,8 @@ async def _server(step_ms: float, report: str) -> AsyncIterator[tuple[int, psuti
                 break
             except OSError:
                 await asyncio.sleep(0.1)
-        await _read_stream(port, 8)  # warm
+        for route in ROUTES:
+            await _read_stream(route, port, 8)  # warm
         yield port, psutil.Process(process.pid)
     finally:
         process.terminate()
@@ -162,10 +164,10 @@ async def _server(step_ms: float, report: str) -> AsyncIterator[tuple[int, psuti
 # --- the loads -------------------------------------------------------------------------------
 
 
-async def _measure_streams(step_ms: float, seconds: float) -> dict[str, float]:
+async def _measure_streams(route: str, step_ms: float, seconds: float) -> dict[str, float]:
     async with _server(step_ms, "-") as (port, front):
         before, begun_s = _cpu_s(front), time.monotonic()
-        counts = await _run_streams(port, seconds)
+        counts = await _run_streams(route, port, seconds)
         elapsed_s, cpu_s = time.monotonic() - begun_s, _cpu_s(front) - before
         return {
             "offered_tokens_per_s": NUM_STREAMS / step_ms * 1e3,
@@ -182,7 +184,7 @@ async def _measure_bodies(step_ms: float, seconds: float) -> dict[str, float]:
             await asyncio.sleep(2.0)
             report.write_text("")
             bodies = asyncio.create_task(_send_bodies(port, seconds))
-            counts = await _run_streams(port, seconds)
+            counts = await _run_streams("native", port, seconds)
             num_bodies = await bodies
         rows = [json.loads(line) for line in report.read_text().splitlines()]
     return {
@@ -195,28 +197,50 @@ async def _measure_bodies(step_ms: float, seconds: float) -> dict[str, float]:
     }
 
 
-async def _run_streams(port: int, seconds: float) -> list[int]:
+async def _run_streams(route: str, port: int, seconds: float) -> list[int]:
     ends_s = time.monotonic() + seconds
 
     async def repeat() -> int:
         total = 0
         while time.monotonic() < ends_s:
-            total += await _read_stream(port, TOKENS_PER_STREAM)
+            total += await _read_stream(route, port, TOKENS_PER_STREAM)
         return total
 
     return await asyncio.gather(*(repeat() for _ in range(NUM_STREAMS)))
 
 
-async def _read_stream(port: int, num_tokens: int) -> int:
-    """Returns how many events a stream had."""
-    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": num_tokens, "ignore_eos": True}}
-    reader, writer = await _post(port, "/generate_stream", json.dumps(body).encode())
+async def _read_stream(route: str, port: int, num_tokens: int) -> int:
+    """Returns how many tokens a stream had; a chat's first and last event carry none."""
+    path, fields = ROUTES[route]
+    body = fields(num_tokens)
+    reader, writer = await _post(port, path, json.dumps(body).encode())
     events = 0
     while chunk := await reader.read(1 << 16):
         events += chunk.count(b"data:")
     writer.close()
-    assert events == num_tokens, f"{events} events, expected {num_tokens}"
-    return events
+    num_others = 2 if route == "chat" else 0
+    assert events == num_tokens + num_others, f"{events} events for {num_tokens} tokens"
+    return num_tokens
+
+
+def _native_body(num_tokens: int) -> dict[str, Any]:
+    return {"inputs": PROMPT, "parameters": {"max_new_tokens": num_tokens, "ignore_eos": True}}
+
+
+def _chat_body(num_tokens: int) -> dict[str, Any]:
+    return {
+        "messages": [{"role": "user", "content": PROMPT}],
+        "max_tokens": num_tokens,
+        "ignore_eos": True,
+        "stream": True,
+        "logprobs": True,
+    }
+
+
+ROUTES = {
+    "native": ("/generate_stream", _native_body),
+    "chat": ("/v1/chat/completions", _chat_body),
+}
 
 
 async def _send_bodies(port: int, seconds: float) -> int:

@@ -232,6 +232,14 @@ def test_an_empty_keys_file(tmp_path: Path) -> None:
     assert "at least one key" in said
 
 
+def test_files_that_are_no_certificate(tmp_path: Path) -> None:
+    path = tmp_path / "pem"
+    path.write_text("no certificate")
+    code, said = run_server("--port", "0", "--ssl_certfile", str(path), "--ssl_keyfile", str(path))
+    assert code == 2
+    assert "PEM certificate" in said
+
+
 def test_a_bad_variable() -> None:
     code, said = run_server("--port", "0", environment={"LOADWORKER": "0"})
     assert code == 2
