@@ -16,7 +16,7 @@ apt-get download iso-flags-png-320x240 openclipart-png wamerican fonts-noto-colo
 pip download --quiet --no-deps easy-vqa==1.0 scikit-learn==1.9.1 matplotlib==3.11.2 \
   scikit-image==0.26.0
 pip download --quiet --no-deps --python-version 3.6 --only-binary=:all: \
-  scikit-image==0.16.2 scipy==1.5.4
+  scikit-image==0.16.2
 
 for archive in *.tgz; do
   folder="../${archive%.tgz}"
