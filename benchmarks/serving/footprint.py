@@ -1,0 +1,127 @@
+"""What the server costs beside the model's work: start, memory, idling, HTTP and scheduling."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+import psutil
+from tqdm import tqdm
+
+from benchmarks.serving.client import Ours
+from benchmarks.serving.decode_profile import make_engine
+from benchmarks.serving.report import Report, Target
+from benchmarks.serving.workload import Question, make_questions
+from lightvl.engine.engine import Engine, Executor
+from lightvl.engine.plan import StepPlan, StepResult
+from lightvl.messages import AddRequest
+from lightvl.tokenizer.tokenizer import load_tokenizer
+from lightvl.types import SamplingParams
+
+NUM_STARTS = 3
+IDLE_S = 20.0
+NUM_SHORT = 101
+SHORT_TOKENS = 1
+
+READY_BOUND_S = 6.0
+MEMORY_BOUND_MIB = 200.0
+IDLE_BOUND_PERCENT = 1.0
+REQUEST_BOUND_MS = 3.0
+ARENA = "memfd:lightvl-arena"
+
+
+def measure_footprint(model_dir: Path, model: str, num_threads: int, report: Report) -> None:
+    """Adds the rows on start, idling, memory and the cost of a request."""
+    tokenizer = load_tokenizer(model_dir, eos_ids=())
+    starts = []
+    for _ in tqdm(range(NUM_STARTS), desc=f"{model}, start"):
+        begin_s = perf_counter()
+        with Ours(model_dir, tokenizer, num_threads):
+            starts.append(perf_counter() - begin_s)
+    report.add_target(Target("start to ready", model, starts, READY_BOUND_S, False, "s"))
+    with Ours(model_dir, tokenizer, num_threads) as ours:
+        vocab_size = tokenizer.vocab_size
+        ours.ask(make_questions(0, 4, vocab_size, 32))
+        _measure_idling(ours, model, report)
+        _measure_requests(ours, model_dir, model, vocab_size, report)
+
+
+def _measure_idling(ours: Ours, model: str, report: Report) -> None:
+    front = psutil.Process(ours.server.process.pid)
+    time.sleep(1.0)
+    before_s, begin_s = tree_cpu_s(front), perf_counter()
+    for _ in tqdm(range(int(IDLE_S)), desc=f"{model}, idle"):
+        time.sleep(1.0)
+    share = 100 * (tree_cpu_s(front) - before_s) / (perf_counter() - begin_s)
+    report.add_target(
+        Target("idle server, all processes", model, [share], IDLE_BOUND_PERCENT, False, "% of core")
+    )
+    memory = front_pss_bytes(front.pid) / 2**20
+    report.add_target(
+        Target("front's memory without the arena", model, [memory], MEMORY_BOUND_MIB, False, "MiB")
+    )
+
+
+def tree_cpu_s(front: psutil.Process) -> float:
+    """Returns the CPU time so far of the front and all its descendants."""
+    times = [p.cpu_times() for p in (front, *front.children(recursive=True))]
+    return sum(float(t.user + t.system) for t in times)
+
+
+def front_pss_bytes(pid: int) -> int:
+    """Returns a process's proportional memory without what it maps of the arena."""
+    total, counts = 0, True
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, _, rest = line.partition(" ")
+        if not name.endswith(":"):
+            counts = ARENA not in line
+        elif name == "Pss:" and counts:
+            total += 1024 * int(rest.split()[0])
+    return total
+
+
+class _TimedExecutor:
+    """Sums up what the steps' execution took."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self.seconds = 0.0
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        begin_s = perf_counter()
+        result = self._executor.execute(plan)
+        self.seconds += perf_counter() - begin_s
+        return result
+
+
+def _measure_requests(
+    ours: Ours, model_dir: Path, model: str, vocab_size: int, report: Report
+) -> None:
+    """A short text request over HTTP against the same work in this process, in turns."""
+    engine = make_engine(model_dir, 1024)
+    timed = _TimedExecutor(engine._executor)
+    engine._executor = timed
+    differences = []
+    questions = [
+        Question(q.text_ids, None, SHORT_TOKENS)
+        for q in make_questions(99, NUM_SHORT, vocab_size, SHORT_TOKENS)
+    ]
+    for i, question in enumerate(tqdm(questions, desc=f"{model}, short requests")):
+        (answer,) = ours.ask([question])
+        direct_s = _run_direct(engine, timed, i, question.text_ids)
+        differences.append(1000 * (answer.token_s[-1] - answer.asked_s - direct_s))
+    report.add_target(
+        Target("HTTP and scheduling, a request", model, differences, REQUEST_BOUND_MS, False, "ms")
+    )
+
+
+def _run_direct(
+    engine: Engine, timed: _TimedExecutor, request_id: int, ids: Sequence[int]
+) -> float:
+    """Returns what the executor needs for the request."""
+    timed.seconds = 0.0
+    sampling = SamplingParams(temperature=0.0, max_new_tokens=SHORT_TOKENS, ignore_eos=True)
+    engine.handle(AddRequest(request_id, list(ids), sampling))
+    while engine.step():
+        pass
+    return timed.seconds
