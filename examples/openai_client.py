@@ -24,9 +24,7 @@ answer = client.chat.completions.create(model=model, messages=messages, temperat
 print(answer.choices[0].message.content)
 print(answer.usage)
 
-stream = client.chat.completions.create(
-    model=model, messages=messages, temperature=0, stream=True
-)
+stream = client.chat.completions.create(model=model, messages=messages, temperature=0, stream=True)
 for chunk in stream:
     print(chunk.choices[0].delta.content or "", end="", flush=True)
 print()

@@ -5,15 +5,16 @@ import json
 import requests
 import base64
 
+
 def run(query, uris):
     images = []
     for uri in uris:
         if uri.startswith("http"):
             images.append({"type": "url", "data": uri})
         else:
-            with open(uri, 'rb') as fin:
+            with open(uri, "rb") as fin:
                 b64 = base64.b64encode(fin.read()).decode("utf-8")
-            images.append({'type': "base64", "data": b64})
+            images.append({"type": "base64", "data": b64})
 
     data = {
         "inputs": query,
@@ -26,13 +27,14 @@ def run(query, uris):
         },
         "multimodal_params": {
             "images": images,
-        }
+        },
     }
 
     url = "http://127.0.0.1:8000/generate"
-    headers = {'Content-Type': 'application/json'}
+    headers = {"Content-Type": "application/json"}
     response = requests.post(url, headers=headers, data=json.dumps(data))
     return response
+
 
 query = """
 <|im_start|>system
@@ -43,12 +45,7 @@ What is this?<|im_end|>
 <|im_start|>assistant
 """
 
-response = run(
-    uris = [
-        "examples/face.png"
-    ],
-    query = query
-)
+response = run(uris=["examples/face.png"], query=query)
 
 if response.status_code == 200:
     print(f"Result: {response.json()}")
