@@ -23,13 +23,13 @@ class WorkerPool:
         arena: Where jobs' bytes and pixels lie.
         start: The first message to each worker.
         num_workers: Most processes at once.
-        job_timeout_s: Wall time of one job.
+        job_timeout_s: Wall time of one job; for the first of a worker, its start included.
     """
 
     def __init__(self, arena: Arena, start: Start, num_workers: int, job_timeout_s: float) -> None:
         self._arena = arena
         self._start = start
-        self._job_timeout_s = job_timeout_s
+        self.job_timeout_s = job_timeout_s
         self._places = asyncio.Semaphore(num_workers)
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
@@ -74,7 +74,7 @@ class WorkerPool:
             worker = await self._worker()
             reply = await self._ask(worker, job)
         except TimeoutError:  # is an OSError too
-            return Refused(f"takes longer than {self._job_timeout_s:g} s to decode")
+            return Refused(f"takes longer than {self.job_timeout_s:g} s to decode")
         except OSError:
             return Refused("can't be decoded: its decoder ended unexpectedly")
         self._idle.append(worker)
@@ -95,7 +95,7 @@ class WorkerPool:
 
     async def _ask(self, worker: "_Worker", job: Job) -> Reply:
         try:
-            async with asyncio.timeout(self._job_timeout_s):
+            async with asyncio.timeout(self.job_timeout_s):
                 worker.channel.send(job)
                 return await worker.channel.recv()
         except BaseException:
