@@ -29,7 +29,7 @@ test: $(VENV)/built $(VENV)/tools
 
 ctest:
 	cmake -S . -B build/cmake
-	cmake --build build/cmake --parallel
+	cmake --build build/cmake --parallel $$(nproc)
 	ctest --test-dir build/cmake --output-on-failure
 
 check: $(VENV)/built $(VENV)/tools
