@@ -17,7 +17,7 @@ from lightvl.multimodal.fetch import Fetcher, FetchRules
 from lightvl.multimodal.sources import SourceError
 from tests.unit.http_server import BODY, ok, redirect, serving
 
-RULES = FetchRules(max_bytes=100_000, allow_private=True, timeout_s=2.0)
+RULES = FetchRules(max_bytes=100_000, allow_private=True, timeout_s=10.0)
 
 
 @asynccontextmanager
@@ -38,7 +38,7 @@ async def get(fetcher: Fetcher, url: str, room_bytes: int = 100_000) -> bytes:
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     async def limited() -> None:
-        await asyncio.wait_for(test, 20)
+        await asyncio.wait_for(test, 60)
         await asyncio.sleep(0)
 
     asyncio.run(limited())
