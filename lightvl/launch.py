@@ -214,6 +214,7 @@ def _prompt_rules(
     return PromptRules(
         max_req_total_len=ready.max_req_total_len,
         max_images=min(config.max_images, config.cache_capacity),
+        max_request_tiles=ready.max_request_tiles,
         tiling=model.tiling,
         tile_policy=config.tile_policy,
         max_tiles=None if bound is None else min(bound, MAX_TILES),

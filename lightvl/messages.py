@@ -81,11 +81,13 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
         max_total_token_num: KV tokens there are.
         max_req_total_len: Longest prompt plus output of one request, perhaps lowered to fit.
         notes: One line per choice made at start (device, kernels, memory).
+        max_request_tiles: Most tiles that the pictures of one request may have together.
     """
 
     max_total_token_num: int
     max_req_total_len: int
     notes: list[str] = []
+    max_request_tiles: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -31,6 +31,7 @@ class PromptRules:
     Attributes:
         max_req_total_len: Prompt plus output, in tokens.
         max_images: Pictures in a request.
+        max_request_tiles: Tiles of its different pictures together.
         tiling: The checkpoint's, or None where no pictures are taken.
         tile_policy: See the flag.
         max_tiles: Bound of a picture's tiles for every request, or None.
@@ -38,6 +39,7 @@ class PromptRules:
 
     max_req_total_len: int
     max_images: int
+    max_request_tiles: int
     tiling: TilingConfig | None
     tile_policy: Literal["internvl", "lightllm"] = "internvl"
     max_tiles: int | None = None
@@ -72,6 +74,7 @@ class Preparer:
             sizes = [(image.width, image.height) for image in images]
             keys = [image.sha256 for image in images]
             pictures = self.pictures(sizes, request.max_tiles, keys, request.salt)
+            self._check_tiles(pictures)
             token_ids, slots = await self.expand(request, pictures)
             sampling = self._fitted(request.sampling, len(token_ids))
         except BaseException:
@@ -122,6 +125,16 @@ class Preparer:
             key = picture_key(sha256s[i], grid, rules.tiling, namespace) if sha256s else b""
             pictures.append(Picture(key, width, height, grid, num_image_tokens(grid, rules.tiling)))
         return pictures
+
+    def _check_tiles(self, pictures: Sequence[Picture]) -> None:
+        """Refuses pictures whose embeddings the cache can't hold at once."""
+        num_tiles = sum({p.key: p.grid.num_tiles for p in pictures}.values())
+        if num_tiles > self.rules.max_request_tiles:
+            raise RequestError(
+                f"images: the pictures have {num_tiles} tiles together, expected at most "
+                f"{self.rules.max_request_tiles}",
+                param="images",
+            )
 
     async def expand(
         self, request: GenerationRequest, pictures: Sequence[Picture]

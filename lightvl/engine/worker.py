@@ -67,7 +67,8 @@ def _run(channel: Channel[ToEngine], arena_fd: int) -> int:
     gc.collect()
     gc.freeze()  # what loading made stays; no step pays for looking through it
     num_tokens = memory.num_kv_pages * config.page_size
-    channel.send(Ready(num_tokens, memory.max_req_total_len, notes))
+    num_tiles = memory.num_embedding_pages
+    channel.send(Ready(num_tokens, memory.max_req_total_len, notes, num_tiles))
     serve(engine, channel)
     return 0
 

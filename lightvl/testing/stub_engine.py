@@ -34,6 +34,7 @@ from lightvl.utils.channel import Channel, ChannelClosed
 from lightvl.utils.shm import Arena
 
 KV_TOKENS = 65536
+MAX_TILES = 100
 
 
 @dataclass(slots=True)
@@ -208,7 +209,8 @@ def main(arguments: list[str] | None = None) -> int:
     arena = Arena.attach(options.arena_fd, init.config.arena_bytes)
     eos_ids = init.config.model.eos_ids
     engine = StubEngine(channel, arena.buffer, eos_ids, options.max_running)
-    channel.send(Ready(KV_TOKENS, min(init.config.max_req_total_len, KV_TOKENS), ["stub engine"]))
+    most = min(init.config.max_req_total_len, KV_TOKENS)
+    channel.send(Ready(KV_TOKENS, most, ["stub engine"], MAX_TILES))
     with contextlib.suppress(ChannelClosed):
         serve(engine, channel, options.step_ms / 1000)
     return 0

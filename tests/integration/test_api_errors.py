@@ -1,11 +1,14 @@
 """Every refusal of the interface: status, shape, the field's name, and the server serves on."""
 
+import base64
+import io
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from lightvl.testing.server import ServerProcess
 
@@ -175,6 +178,15 @@ def test_too_many_pictures(http: httpx.Client) -> None:
     message = check(http.post("/generate", json=images(*[IMAGE] * 4)), 400, "images")["message"]
     assert "4" in message
     assert "3" in message
+
+
+def test_too_many_tiles(http: httpx.Client) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (4000, 40)).save(file, "PNG")
+    item = {"type": "base64", "data": base64.b64encode(file.getvalue()).decode()}
+    body = {**images(item), "parameters": {"image_max_patch_num": 256}}
+    message = check(http.post("/generate", json=body), 400, "images")["message"]
+    assert "expected at most 100" in message
 
 
 def test_a_prompt_that_is_too_long_says_both_numbers(http: httpx.Client) -> None:

@@ -101,7 +101,7 @@ async def rig() -> AsyncIterator[Rig]:
     channel: AsyncChannel[ToFront] = await AsyncChannel.open(ours, ToFront)
     media = FakeMedia()
     tokenizer = load_tokenizer(MODEL_DIR, eos_ids=(0,))
-    rules = PromptRules(max_req_total_len=100, max_images=2, tiling=None)
+    rules = PromptRules(max_req_total_len=100, max_images=2, max_request_tiles=9, tiling=None)
     client = EngineClient(channel, cast(MediaPool, media), tokenizer, rules, Metrics())
     yield Rig(client, engine, media, tokenizer)
     await client.close()
