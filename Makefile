@@ -36,7 +36,7 @@ check: $(VENV)/built $(VENV)/tools
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-cache
 	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h')
 	$(VENV)/bin/python -m pytest -q tests/unit/test_layout.py tests/unit/test_docs.py
 
