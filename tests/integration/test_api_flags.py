@@ -92,6 +92,18 @@ def test_a_model_without_pictures() -> None:
         assert httpx.post(server.url + "/generate", json={"inputs": "text"}).status_code == 200
 
 
+def test_the_specifications_launch_line() -> None:
+    environment = {"INTERNVL_IMAGE_LENGTH": "256", "LOADWORKER": "12"}
+    flags = ["--tp", "1", "--mem_fraction", "0.8", "--trust_remote_code", "--enable_multimodal"]
+    with ServerProcess(*flags, environment=environment) as server:
+        assert httpx.post(server.url + "/generate", json={"inputs": "a"}).status_code == 200
+        assert server.log.count("INTERNVL_IMAGE_LENGTH=256") == 1
+    flags = ["--visual-infer-batch-size", "2", "--cache-capacity", "500", "--visual-dp", "1"]
+    with ServerProcess(*flags, "--visual-tp", "1") as server:
+        info = httpx.get(server.url + "/get_server_info").json()
+        assert info["cache_capacity"] == 500
+
+
 def test_what_is_no_http() -> None:
     with ServerProcess() as server:
         address = httpx.URL(server.url)
