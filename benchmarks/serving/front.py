@@ -1,6 +1,6 @@
 """The front alone: streamed tokens a second and the event loop's lag, against the stub engine.
 
-`python benchmarks/serving/front.py` starts the server with the stub engine, the front pinned to
+`python -m benchmarks.serving.front` starts the server with the stub engine, the front pinned to
 one core, and prints one JSON row (`--out` appends it to a file):
 
 * `streams`, `chats`: 64 connections read `/generate_stream` or streamed chats with logprobs, at
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,12 @@ def main() -> int:
         "load": f"front alone, {NUM_STREAMS} streams",
         "server": "lightvl",
         "model": "stub engine",
-        "device": f"{platform.processor() or platform.machine()}, front on one core",
+        "device": f"{_processor()}, front and media worker on one core, {_versions()}",
         "streams": asyncio.run(_measure_streams("native", options.step_ms, options.seconds)),
         "chats": asyncio.run(_measure_streams("chat", options.step_ms, options.seconds)),
         "bodies": asyncio.run(_measure_bodies(2 * options.step_ms, options.seconds)),
         "commit": _commit(),
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python -m benchmarks.serving.front", *sys.argv[1:]]),
     }
     print(json.dumps(row))
     if options.out is not None:
@@ -275,6 +276,17 @@ async def _post(
 def _cpu_s(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _versions() -> str:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "uvloop", "msgspec"))
+    return f"Python {platform.python_version()}, {packages}"
 
 
 def _commit() -> str:
