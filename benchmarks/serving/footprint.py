@@ -1,8 +1,8 @@
 """What the server costs beside the model's work: start, memory, idling, HTTP and scheduling."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import psutil
@@ -20,7 +20,9 @@ from lightvl.types import SamplingParams
 
 NUM_STARTS = 3
 IDLE_S = 20.0
-NUM_SHORT = 101
+NUM_ROUNDS = 5
+NUM_SHORT = 100
+PAUSE_S = 0.5
 SHORT_TOKENS = 1
 
 READY_BOUND_S = 6.0
@@ -97,31 +99,39 @@ class _TimedExecutor:
 def _measure_requests(
     ours: Ours, model_dir: Path, model: str, vocab_size: int, report: Report
 ) -> None:
-    """A short text request over HTTP against the same work in this process, in turns."""
+    """Short text requests over HTTP less the same work in this process, in turns.
+
+    A round of either kind comes after a pause: threads that wait for the other side's next round
+    would take its cores.
+    """
     engine = make_engine(model_dir, 1024)
     timed = _TimedExecutor(engine._executor)
     engine._executor = timed
     differences = []
-    questions = [
-        Question(q.text_ids, None, SHORT_TOKENS)
-        for q in make_questions(99, NUM_SHORT, vocab_size, SHORT_TOKENS)
-    ]
-    for i, question in enumerate(tqdm(questions, desc=f"{model}, short requests")):
-        (answer,) = ours.ask([question])
-        direct_s = _run_direct(engine, timed, i, question.text_ids)
-        differences.append(1000 * (answer.token_s[-1] - answer.asked_s - direct_s))
+    for i in tqdm(range(NUM_ROUNDS), desc=f"{model}, short requests"):
+        questions = make_questions(100 + i, NUM_SHORT, vocab_size, SHORT_TOKENS)
+        texts = [question.text_ids for question in questions]
+        time.sleep(PAUSE_S)
+        over_http_s = median(_over_http(ours, ids) for ids in texts)
+        time.sleep(PAUSE_S)
+        direct_s = median(_direct(engine, timed, ids) for ids in texts)
+        differences.append(1000 * (over_http_s - direct_s))
     report.add_target(
         Target("HTTP and scheduling, a request", model, differences, REQUEST_BOUND_MS, False, "ms")
     )
 
 
-def _run_direct(
-    engine: Engine, timed: _TimedExecutor, request_id: int, ids: Sequence[int]
-) -> float:
-    """Returns what the executor needs for the request."""
+def _over_http(ours: Ours, ids: list[int]) -> float:
+    """Returns the time from the connection to the last token."""
+    (answer,) = ours.ask([Question(ids, None, SHORT_TOKENS)])
+    return answer.token_s[-1] - answer.asked_s
+
+
+def _direct(engine: Engine, timed: _TimedExecutor, ids: list[int]) -> float:
+    """Returns what the executor alone needs for the request."""
     timed.seconds = 0.0
     sampling = SamplingParams(temperature=0.0, max_new_tokens=SHORT_TOKENS, ignore_eos=True)
-    engine.handle(AddRequest(request_id, list(ids), sampling))
+    engine.handle(AddRequest(0, ids, sampling))
     while engine.step():
         pass
     return timed.seconds

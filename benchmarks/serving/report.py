@@ -103,11 +103,11 @@ class Report:
 
     def print_table(self) -> None:
         """Prints every target with its value and verdict."""
-        print(f"\n{'':62}{'model':16}{'measured':>12}  {'target':12}")
+        print(f"\n{'':68}{'model':10}{'measured':>10}  {'target':14}")
         for t in self.targets:
             bound = f"{'≥' if t.at_least else '≤'} {t.bound:g} {t.unit}"
             verdict = "met" if t.met else "MISSED"
-            print(f"{t.what:62}{t.model:16}{t.value:12.4g}  {bound:16}{verdict}")
+            print(f"{t.what:68}{t.model:10}{t.value:10.4g}  {bound:14}{verdict}")
 
     def _write(self, **row: Any) -> None:  # noqa: ANN401
         row |= {
