@@ -1,1 +1,1 @@
-"""Small tools without knowledge of models or requests: environment, logs, channel, shared memory."""
+"""Small tools that know nothing of models or requests: environment, logs, channel, memory."""
