@@ -8,6 +8,7 @@ run, over HTTP on our side; medians of the repetitions count. `smollm2` needs a 
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from benchmarks.serving.client import Ours
 from benchmarks.serving.comparison import Comparison
 from benchmarks.serving.footprint import measure_footprint
 from benchmarks.serving.reference import Reference
-from benchmarks.serving.report import Report
+from benchmarks.serving.report import Report, Target
 from benchmarks.serving.to_native import to_native
 from lightvl.model_config import load_model_config
 from lightvl.tokenizer.tokenizer import load_tokenizer
@@ -53,7 +54,7 @@ def main() -> int:
     if "footprint" in options.parts:
         measure_footprint(DEMO, "demo", options.threads, report)
     if "front" in options.parts:
-        run_front(options.out)
+        measure_front(report)
     report.print_table()
     return 0 if all(target.met for target in report.targets) else 1
 
@@ -69,10 +70,20 @@ def compare(name: str, model_dir: Path, report: Report, repeats: int) -> None:
         Comparison(name, ours, reference, report, vocab_size, repeats).run()
 
 
-def run_front(out: Path) -> None:
-    """Measures the front alone in a process of its own."""
-    front = Path(__file__).with_name("front.py")
-    subprocess.run([sys.executable, str(front), "--out", str(out)], check=True)
+def measure_front(report: Report) -> None:
+    """Measures the front alone in processes of its own; its row goes to the file as it is."""
+    with tempfile.NamedTemporaryFile() as file:
+        command = ["-m", "benchmarks.serving.front", "--out", file.name]
+        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+        row = json.load(file)
+    report.write(row)
+    rate = row["streams"]["output_tokens_per_s"]
+    longest_ms = row["bodies"]["longest_callback_cpu_ms"]
+    model = "none"
+    report.add_target(Target("front alone: streamed tokens/s", model, [rate], 20_000, unit="/s"))
+    report.add_target(
+        Target("front alone: longest callback, CPU time", model, [longest_ms], 5.0, False, "ms")
+    )
 
 
 if __name__ == "__main__":

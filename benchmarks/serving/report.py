@@ -109,21 +109,26 @@ class Report:
             verdict = "met" if t.met else "MISSED"
             print(f"{t.what:68}{t.model:10}{t.value:10.4g}  {bound:14}{verdict}")
 
-    def _write(self, **row: Any) -> None:  # noqa: ANN401
-        row |= {
-            "device": f"{_processor()}, {self.num_threads} threads",
-            "dtype": "fp32",
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "load_average": os.getloadavg()[0],
-            "run": self.run,
-            "commit": _commit(),
-            "command": " ".join(["python -m benchmarks.serving", *sys.argv[1:]]),
-        }
+    def write(self, row: dict[str, Any]) -> None:
+        """Adds a row that names its own device and command to this run."""
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             with self.out.open("a") as file:
-                file.write(json.dumps(_rounded(row)) + "\n")
+                file.write(json.dumps(_rounded({**row, "run": self.run})) + "\n")
+
+    def _write(self, **row: Any) -> None:  # noqa: ANN401
+        self.write(
+            row
+            | {
+                "device": f"{_processor()}, {self.num_threads} threads",
+                "dtype": "fp32",
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "load_average": os.getloadavg()[0],
+                "commit": _commit(),
+                "command": " ".join(["python -m benchmarks.serving", *sys.argv[1:]]),
+            }
+        )
 
 
 def _rounded(value: Any) -> Any:  # noqa: ANN401
