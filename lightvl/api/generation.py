@@ -57,6 +57,7 @@ class GenerationRequest:
         salt: Cache namespace; equal ones share prefixes and pictures.
         timeout_s: The sequences are ended so long after `arrived_s`.
         arrived_s: When the request came, by the monotonic clock.
+        prompt_field: What the client calls the prompt, for errors.
     """
 
     prompt: str | list[int] | ChatPrompt
@@ -69,6 +70,7 @@ class GenerationRequest:
     salt: bytes = b""
     timeout_s: float | None = None
     arrived_s: float = field(default_factory=time.monotonic)
+    prompt_field: str = "prompt"
 
     @property
     def deadline_s(self) -> float | None:

@@ -68,6 +68,7 @@ async def tokens(exchange: Exchange) -> None:
     options, _ = native_text_options(parameters, front.tokenizer)
     request = GenerationRequest(
         prompt=body.text,
+        prompt_field="text",
         sampling=SamplingParams(),
         text=options,
         max_tiles=max_tiles(parameters),
@@ -133,6 +134,7 @@ def _request(
     options, stop_ids = native_text_options(parameters, front.tokenizer)
     return GenerationRequest(
         prompt=body.inputs,
+        prompt_field="inputs",
         images=image_sources(body.multimodal_params),
         sampling=msgspec.structs.replace(sampling, stop_token_ids=tuple(stop_ids)),
         text=options,

@@ -204,6 +204,7 @@ def _request(
     options, stop_ids = openai_text_options(body.stop, front.tokenizer)
     return GenerationRequest(
         prompt=prompt,
+        prompt_field="messages" if isinstance(body, ChatBody) else "prompt",
         images=images,
         sampling=msgspec.structs.replace(sampling, stop_token_ids=tuple(stop_ids)),
         text=options,

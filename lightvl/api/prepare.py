@@ -76,7 +76,7 @@ class Preparer:
             pictures = self.pictures(sizes, request.max_tiles, keys, request.salt)
             self._check_tiles(pictures)
             token_ids, slots = await self.expand(request, pictures)
-            sampling = self._fitted(request.sampling, len(token_ids))
+            sampling = self._fitted(request, len(token_ids))
         except BaseException:
             if held is not None:
                 held.release()
@@ -155,18 +155,22 @@ class Preparer:
             call = partial(
                 expand_prompt, tokenizer, prompt, pictures, request.text.add_special_tokens
             )
-        return await asyncio.to_thread(call) if len(text) > _LONG_TEXT else call()
+        try:
+            return await asyncio.to_thread(call) if len(text) > _LONG_TEXT else call()
+        except RequestError as error:
+            error.param = error.param or request.prompt_field
+            raise
 
-    def _fitted(self, sampling: SamplingParams, prompt_len: int) -> SamplingParams:
+    def _fitted(self, request: GenerationRequest, prompt_len: int) -> SamplingParams:
         """Returns the parameters with the output cut to what fits behind the prompt."""
-        most = self.rules.max_req_total_len
+        most, name, sampling = self.rules.max_req_total_len, request.prompt_field, request.sampling
         if prompt_len == 0:
-            raise RequestError("the prompt is empty, expected at least one token", param="prompt")
+            raise RequestError(f"{name}: empty, expected at least one token", param=name)
         if prompt_len >= most:
             raise RequestError(
-                f"the prompt has {prompt_len} tokens, expected less than {most}, "
+                f"{name}: {prompt_len} tokens, expected less than {most}, "
                 "which prompt and output share",
-                param="prompt",
+                param=name,
                 code="context_length_exceeded",
             )
         max_new = min(sampling.max_new_tokens, most - prompt_len)

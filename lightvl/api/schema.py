@@ -9,11 +9,13 @@ from msgspec import Meta
 from lightvl.errors import RequestError
 from lightvl.utils.duplicate_keys import DuplicateKeyError, refuse_duplicate_keys
 
+MAX_TIMEOUT_S = 1e6
 PositiveInt = Annotated[int, Meta(ge=1)]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
-Timeout = Annotated[float, Meta(gt=0)]
+Timeout = Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S)]
+PictureSide = Annotated[int, Meta(ge=1, le=65535)]
 
 
 class NativeParameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +55,7 @@ class ImageItem(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of `multimodal_params.images`; `image_size` with [w, h] is for `/tokens`."""
 
     type: Literal["url", "base64", "image_size"]
-    data: str | list[PositiveInt]
+    data: str | list[PictureSide]
 
 
 class MultimodalParams(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,7 +73,7 @@ PARAMETERS: list[tuple[str, list[Any]]] = [
     ("regular_constraint", ["a+"]),
     ("guided_grammar", ["root ::= x"]),
     ("guided_json", ["{}", {}]),
-    ("timeout_s", [0, -1, "1"]),
+    ("timeout_s", [0, -1, "1", 1e300]),
 ]
 
 
@@ -112,7 +112,8 @@ def test_native_bodies(http: httpx.Client, body: Any, param: str) -> None:
 
 @pytest.mark.parametrize("inputs", ["", []])
 def test_empty_prompts(http: httpx.Client, inputs: Any) -> None:
-    assert "empty" in check(http.post("/generate", json={"inputs": inputs}), 400)["message"]
+    error = check(http.post("/generate", json={"inputs": inputs}), 400, "inputs")
+    assert "empty" in error["message"]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,9 @@ def test_placeholders_and_pictures_differ(
     http: httpx.Client, inputs: str, num_images: int, numbers: str
 ) -> None:
     body = {**images(*[IMAGE] * num_images), "inputs": inputs}
-    message = check(http.post("/generate", json=body), 400)["message"]
+    error = check(http.post("/generate", json=body), 400)
+    assert error["param"] == "inputs"
+    message = error["message"]
     assert all(number in message for number in numbers)
 
 
@@ -209,7 +212,7 @@ def test_tokens(http: httpx.Client, body: Any, param: str | None) -> None:
     check(http.post("/tokens", json=body), 400, param)
 
 
-@pytest.mark.parametrize("size", [[1], [1, 2, 3], "1x2", [0, 5], [-1, 5], [1.5, 2]])
+@pytest.mark.parametrize("size", [[1], [1, 2, 3], "1x2", [10**400, 5], [0, 5], [-1, 5], [1.5, 2]])
 def test_sizes_for_tokens(http: httpx.Client, size: Any) -> None:
     body = {
         "text": "<image>",
