@@ -76,7 +76,7 @@ def measure_front(report: Report) -> None:
         command = ["-m", "benchmarks.serving.front", "--out", file.name]
         subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
         row = json.load(file)
-    report.write(row)
+    report.write(row | {"command": "python -m benchmarks.serving.front"})
     rate = row["streams"]["output_tokens_per_s"]
     longest_ms = row["bodies"]["longest_callback_cpu_ms"]
     model = "none"

@@ -1,7 +1,7 @@
 """Our server and `generate()` in turns on the same questions."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from statistics import median
 
 from tqdm import tqdm
@@ -33,8 +33,6 @@ class Bounds:
 BOUNDS = {"demo": Bounds(1.2, 4.0, 1.3), "smollm2": Bounds(1.05, 2.5, 1.1)}
 NEW_QUESTION_BOUND = 0.3
 
-Progress = Callable[[Iterable[int], str], Iterable[int]]
-
 
 @dataclass
 class Comparison:
@@ -57,14 +55,16 @@ class Comparison:
     vocab_size: int
     repeats: int
     seed: int = 0
+    _one_by_one: float = field(default=0.0, init=False)
+    """transformers' decode rate of a single request."""
 
     def run(self) -> None:
         """Runs every load."""
         self._warm_up()
         self._check_tokens()
         for num_tokens in LENGTHS:
-            alone = self._alone(num_tokens)
-            self._together(num_tokens, alone)
+            self._compare(1, num_tokens)
+            self._compare(BATCH, num_tokens)
         self._new_question()
 
     def questions(self, count: int, num_tokens: int) -> list[Question]:
@@ -89,31 +89,29 @@ class Comparison:
             Target("greedy tokens equal to generate()'s", self.model, shares, 1.0, unit="share")
         )
 
-    def _alone(self, num_tokens: int) -> list[float]:
-        """One request at a time; returns transformers' decode rates."""
-        ours, theirs = self._in_turns(1, num_tokens)
-        load = _load(1, num_tokens)
-        self._add_rows(load, ours, theirs)
-        self._add_ratio(f"{load}: decode", decode_rate, ours, theirs, BOUNDS[self.model].alone)
-        self._add_ratio(f"{load}: whole request", whole_rate, ours, theirs, 1.0)
-        return [decode_rate(answers) for answers in theirs]
-
-    def _together(self, num_tokens: int, sequential: list[float]) -> None:
-        """Sixteen requests at once, against one batch of sixteen and one after the other."""
-        ours, theirs = self._in_turns(BATCH, num_tokens)
-        load, bounds = _load(BATCH, num_tokens), BOUNDS[self.model]
-        self._add_rows(load, ours, theirs)
-        one_by_one = median(sequential)
+    def _compare(self, count: int, num_tokens: int) -> None:
+        """Asks both sides in turns; `generate()` gets the requests as one batch."""
+        ours, theirs = self._in_turns(count, num_tokens)
+        load = _load(count, num_tokens)
+        self.report.add_load(load, self.ours.name, self.model, ours)
+        self.report.add_load(load, self.reference.name, self.model, theirs)
+        self._add_ratio(f"{load}: whole", whole_rate, ours, theirs, 1.0)
+        if num_tokens < LENGTHS[0]:
+            return  # the requests hardly decode together
+        bounds = BOUNDS[self.model]
+        if count == 1:
+            self._add_ratio(f"{load}: decode", _decode_rate, ours, theirs, bounds.alone)
+            self._one_by_one = median(map(_decode_rate, theirs))
+            return
+        self._add_ratio(f"{load}: decode", _decode_rate, ours, theirs, bounds.to_batch)
         self.report.add_target(
             Target(
                 f"{load}: decode, to one after the other",
                 self.model,
-                [decode_rate(answers) / one_by_one for answers in ours],
+                [_decode_rate(answers) / self._one_by_one for answers in ours],
                 bounds.to_sequential,
             )
         )
-        self._add_ratio(f"{load}: decode, to one batch", decode_rate, ours, theirs, bounds.to_batch)
-        self._add_ratio(f"{load}: whole requests, to one batch", whole_rate, ours, theirs, 1.0)
 
     def _in_turns(self, count: int, num_tokens: int) -> tuple[list[list[Answer]], ...]:
         ours, theirs = [], []
@@ -123,10 +121,6 @@ class Comparison:
             ours.append(self.ours.ask(questions))
             theirs.append(self.reference.ask(questions))
         return ours, theirs
-
-    def _add_rows(self, load: str, ours: list[list[Answer]], theirs: list[list[Answer]]) -> None:
-        self.report.add_load(load, self.ours.name, self.model, ours)
-        self.report.add_load(load, self.reference.name, self.model, theirs)
 
     def _add_ratio(
         self,
@@ -156,6 +150,13 @@ class Comparison:
                 at_least=False,
             )
         )
+
+
+def _decode_rate(answers: list[Answer]) -> float:
+    rate = decode_rate(answers)
+    if rate is None:
+        raise ValueError("the requests never decoded all at once")
+    return rate
 
 
 def _load(count: int, num_tokens: int) -> str:

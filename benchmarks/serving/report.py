@@ -68,7 +68,7 @@ class Report:
     ) -> None:
         """Adds one server's row for one load: medians over the repetitions."""
         every = [answer for answers in repetitions for answer in answers]
-        decode = [decode_rate(answers) for answers in repetitions]
+        decode = [rate for answers in repetitions if (rate := decode_rate(answers)) is not None]
         whole = [whole_rate(answers) for answers in repetitions]
         num_tokens = len(every[0].token_s)
         self._write(
@@ -78,7 +78,7 @@ class Report:
             model=model,
             requests_per_s=median(whole) / num_tokens,
             output_tokens_per_s=median(whole),
-            decode_tokens_per_s=median(decode),
+            decode_tokens_per_s=median(decode) if decode else None,
             decode_tokens_per_s_all=decode,
             tiles_per_s=None,
             ttft_ms=spread([answer.ttft_s for answer in every]),
@@ -103,11 +103,11 @@ class Report:
 
     def print_table(self) -> None:
         """Prints every target with its value and verdict."""
-        print(f"\n{'':68}{'model':10}{'measured':>10}  {'target':14}")
+        print(f"\n{'':74}{'model':10}{'measured':>10}  {'target':14}")
         for t in self.targets:
             bound = f"{'≥' if t.at_least else '≤'} {t.bound:g} {t.unit}"
             verdict = "met" if t.met else "MISSED"
-            print(f"{t.what:68}{t.model:10}{t.value:10.4g}  {bound:14}{verdict}")
+            print(f"{t.what:74}{t.model:10}{t.value:10.4g}  {bound:14}{verdict}")
 
     def write(self, row: dict[str, Any]) -> None:
         """Adds a row that names its own device and command to this run."""
@@ -125,6 +125,7 @@ class Report:
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
                 "load_average": os.getloadavg()[0],
+                "autogroup_nice": _autogroup_nice(),
                 "commit": _commit(),
                 "command": " ".join(["python -m benchmarks.serving", *sys.argv[1:]]),
             }
@@ -140,6 +141,12 @@ def _rounded(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, list):
         return [_rounded(item) for item in value]
     return value
+
+
+def _autogroup_nice() -> int | None:
+    """Returns how this session's processes are weighed against others': 0 is equal."""
+    path = Path("/proc/self/autogroup")
+    return int(path.read_text().split()[-1]) if path.exists() else None
 
 
 def _processor() -> str:

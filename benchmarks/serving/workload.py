@@ -87,14 +87,16 @@ def make_picture(generator: random.Random) -> bytes:
     return buffer.getvalue()
 
 
-def decode_rate(answers: Sequence[Answer]) -> float:
-    """Returns tokens a second while all of the answers decode.
+def decode_rate(answers: Sequence[Answer]) -> float | None:
+    """Returns tokens a second while all of the answers decode, or None if they never do at once.
 
     The window is from the last one's first token to the first one's last. A batch that starts as
     one has all of its decode phase in it.
     """
     begin_s = max(answer.token_s[0] for answer in answers)
     end_s = min(answer.token_s[-1] for answer in answers)
+    if end_s <= begin_s:
+        return None
     num_tokens = sum(sum(begin_s < t <= end_s for t in answer.token_s) for answer in answers)
     return num_tokens / (end_s - begin_s)
 

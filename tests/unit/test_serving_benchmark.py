@@ -65,3 +65,7 @@ def test_a_target_goes_by_the_median() -> None:
     assert Target("rate", "demo", [0.5, 1.3, 9.0], 1.2).met
     assert not Target("rate", "demo", [0.5, 1.1, 9.0], 1.2).met
     assert not Target("time", "demo", [0.5, 1.3, 9.0], 1.2, at_least=False).met
+
+
+def test_answers_that_never_decode_at_once_have_no_rate() -> None:
+    assert decode_rate([Answer(0.0, [1.0, 2.0]), Answer(0.0, [3.0, 4.0])]) is None
