@@ -1,11 +1,13 @@
 """Flags that change how the front serves: origins, a path prefix, TLS, cache namespaces."""
 
 import base64
+import http.server
 import io
 import shutil
 import socket
 import ssl
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +54,16 @@ def test_tls(tmp_path: Path) -> None:
         assert answer.status_code == 200
 
 
+def red_square() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (30, 30), "red").save(file, "PNG")
+    return file.getvalue()
+
+
 def test_pictures_are_shared_only_within_a_key(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("alpha\nbeta\n")
-    file = io.BytesIO()
-    Image.new("RGB", (30, 30), "red").save(file, "PNG")
-    images = [{"type": "base64", "data": base64.b64encode(file.getvalue()).decode()}]
+    images = [{"type": "base64", "data": base64.b64encode(red_square()).decode()}]
     body: dict[str, Any] = {
         "inputs": "<image>",
         "parameters": {"max_new_tokens": 1, "return_details": True},
@@ -78,6 +84,53 @@ def test_pictures_are_shared_only_within_a_key(tmp_path: Path) -> None:
         flags = ["--api_keys_file", str(keys), "--cache_namespace", namespace]
         with ServerProcess(*flags) as server:
             assert [cached(server.url, key) for key in asked] == expected
+
+
+class _Pictures(http.server.BaseHTTPRequestHandler):
+    """Serves one PNG under every address."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", str(len(red_square())))
+        self.end_headers()
+        self.wfile.write(red_square())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_pictures_by_address() -> None:
+    def ask(server: ServerProcess, url: str) -> httpx.Response:
+        images = [{"type": "url", "data": url}]
+        body = {"inputs": "<image>", "multimodal_params": {"images": images}}
+        return httpx.post(server.url + "/generate", json=body, timeout=30)
+
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Pictures) as site,
+        ServerProcess("--allow_private_media") as open_server,
+        ServerProcess() as closed_server,
+    ):
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{site.server_address[1]}/red.png"
+        answer = ask(open_server, url)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["input_usage"]["input_image_tokens"] > 0
+        refused = ask(closed_server, url)
+        assert refused.status_code == 400
+        assert "images[0]" in refused.json()["message"]
+        site.shutdown()
+
+
+def test_files_below_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "red.png").write_bytes(red_square())
+    (tmp_path / "closed.png").write_bytes(red_square())
+    with ServerProcess("--allowed_local_media_path", str(tmp_path / "open")) as server:
+        for path, status in (("open/red.png", 200), ("closed.png", 400), ("open/none.png", 400)):
+            part = {"type": "image_url", "image_url": {"url": f"file://{tmp_path}/{path}"}}
+            body = {"messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
+            answer = httpx.post(server.url + "/v1/chat/completions", json=body)
+            assert answer.status_code == status, answer.text
 
 
 def test_a_model_without_pictures() -> None:
