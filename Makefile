@@ -61,6 +61,8 @@ $(VENV)/torch:
 $(VENV)/built: $(VENV)/torch $(SOURCES)
 	$(PIP) install --quiet 'setuptools>=77' ninja packaging
 	$(PIP) install --no-build-isolation --editable .
+	@$(VENV)/bin/python -c 'from lightvl import ops; \
+	    print(f"lightvl: built for the CPU; this processor runs {ops.cpu_isa()}")'
 	touch $@
 
 # What the project itself lists for tests and development; installing `.[dev]` would build again.
