@@ -1,11 +1,15 @@
 """Builds `lightvl._C`, the operator library, through torch's cpp_extension and ninja.
 
-The sources of csrc/cpu are compiled once per instruction set, without torch's headers; csrc/ops is
-compiled once against torch's stable ABI, so that a build made with one torch runs on the next.
+The sources of csrc/cpu are compiled once per instruction set, those of csrc/cuda by nvcc, both
+without torch's headers; csrc/ops is compiled once against torch's stable ABI, so that a build made
+with one torch runs on the next.
+
+The CUDA kernels have not been run on a GPU yet, so they are built only with LIGHTVL_CUDA=1.
 """
 
 import os
 import platform
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -26,6 +30,9 @@ X86_64_LEVELS = {
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
 }
 CHOSEN_ONCE = "csrc/cpu/isa.cpp"
+
+CUDA_ARCHITECTURES = "8.0+PTX;9.0a"
+NVCC = ["-std=c++20", "-O3", "-Xcompiler", "-Wall,-fvisibility=hidden"]
 
 
 def instruction_sets() -> dict[str, list[str]]:
@@ -55,13 +62,47 @@ def glob(pattern: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
 
 
+def cuda_home() -> Path | None:
+    """Folder of a CUDA toolkit that has its compiler and its headers.
+
+    An nvcc on the path alone does not tell: it may be a script that wraps another.
+    """
+    nvcc = shutil.which("nvcc")
+    folders = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    folders += [str(Path(nvcc).resolve().parent.parent)] if nvcc else []
+    for folder in folders:
+        home = Path(folder) if folder else None
+        if home and (home / "bin/nvcc").exists() and (home / "include/cuda_runtime.h").exists():
+            return home
+    return None
+
+
+def wants_cuda() -> bool:
+    """Whether to build the CUDA kernels; ends the build if they are asked for and cannot be."""
+    import torch
+
+    if os.environ.get("LIGHTVL_CUDA", "0") != "1":
+        return False
+    if torch.version.cuda is None:  # not is_available(): a builder needs no GPU
+        sys.exit(f"LIGHTVL_CUDA=1: the installed torch {torch.__version__} has no CUDA")
+    home = cuda_home()
+    if home is None:
+        sys.exit(
+            "LIGHTVL_CUDA=1: no folder with bin/nvcc and include/cuda_runtime.h; set CUDA_HOME"
+        )
+    os.environ["CUDA_HOME"] = str(home)
+    # torch asks the GPU where this is unset; both are read when cpp_extension is imported.
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+    return True
+
+
 def extension() -> dict[str, object]:
     """Arguments of `setup` that describe the extension; needs torch."""
     import torch
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
 
-    if os.environ.get("LIGHTVL_CUDA") == "1":
-        sys.exit("LIGHTVL_CUDA=1: this version of lightvl has CPU kernels only")
+    with_cuda = wants_cuda()
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+
     no_torch_path = f"-ffile-prefix-map={Path(torch.__file__).parent}=torch"
 
     cpu_sources = [source for source in glob("csrc/cpu/*.cpp") if source != CHOSEN_ONCE]
@@ -80,14 +121,22 @@ def extension() -> dict[str, object]:
                 )
             super().build_extension(ext)
             names = ", ".join(instruction_sets())
-            print(f"lightvl: built the CPU kernels ({names}); this version has no CUDA kernels")
+            print(f"lightvl: built the CPU kernels ({names}); {cuda_note}")
 
-    library = CppExtension(
+    cuda_note = "no CUDA kernels: they are not proven on a GPU yet, LIGHTVL_CUDA=1 builds them"
+    defines = [("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)]
+    if with_cuda:
+        cuda_note = f"the CUDA kernels ({os.environ['TORCH_CUDA_ARCH_LIST']}), not proven yet"
+        defines += [("LIGHTVL_CUDA", None), ("USE_CUDA", None)]
+    library = (CUDAExtension if with_cuda else CppExtension)(
         "lightvl._C",
-        [*glob("csrc/ops/*.cpp"), CHOSEN_ONCE],
+        [*glob("csrc/ops/*.cpp"), CHOSEN_ONCE, *(glob("csrc/cuda/**/*.cu") if with_cuda else [])],
         include_dirs=[str(ROOT / "csrc")],
-        define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)],
-        extra_compile_args=[*COMMON, no_torch_path, "-O2"],
+        define_macros=defines,
+        extra_compile_args={
+            "cxx": [*COMMON, no_torch_path, "-O2"],
+            "nvcc": [*NVCC, "-Xcompiler", f"-fmacro-prefix-map={ROOT}/="],
+        },
         extra_link_args=["-Wl,-z,defs"],
         py_limited_api=True,
     )

@@ -8,7 +8,7 @@ namespace {
 constexpr int64_t kExpCost = 4;  // element operations that an exponential is worth
 
 void silu_mul(const Tensor& gate_up, const Tensor& out) {
-  const Op op{"silu_mul"};
+  Op op{"silu_mul"};
   Dim T{"T"}, F{"F"};
   Type dtype;
   op.match("out", out).shape(T, F).type(dtype).rows();
@@ -23,11 +23,14 @@ void silu_mul(const Tensor& gate_up, const Tensor& out) {
       .out_stride = out.stride(0),
       .dtype = dtype,
   };
+  if constexpr (kCudaBuild) {
+    if (gate_up.is_cuda()) return launch(op.name, cuda::silu_mul, p, gate_up);
+  }
   run_rows(cpu::kernels().silu_mul, p, T, F * kExpCost);
 }
 
 void gelu(const Tensor& x, const std::optional<Tensor>& bias, const Tensor& out) {
-  const Op op{"gelu"};
+  Op op{"gelu"};
   Dim T{"T"}, C{"C"};
   Type dtype;
   op.match("x", x).shape(T, C).type(dtype).rows();
@@ -44,14 +47,23 @@ void gelu(const Tensor& x, const std::optional<Tensor>& bias, const Tensor& out)
       .out_stride = out.stride(0),
       .dtype = dtype,
   };
+  if constexpr (kCudaBuild) {
+    if (x.is_cuda()) return launch(op.name, cuda::gelu, p, x);
+  }
   run_rows(cpu::kernels().gelu, p, T, C * kExpCost);
+}
+
+template <class Library>
+void implement(Library& m) {
+  m.impl("silu_mul", TORCH_BOX(&silu_mul));
+  m.impl("gelu", TORCH_BOX(&gelu));
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) {
-  m.impl("silu_mul", TORCH_BOX(&silu_mul));
-  m.impl("gelu", TORCH_BOX(&gelu));
-}
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement(m); }
+#ifdef LIGHTVL_CUDA
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement(m); }
+#endif
 
 }  // namespace lightvl

@@ -81,7 +81,7 @@ void paged_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
                      const Tensor& page_table, const Tensor& cu_q_lens, const Tensor& context_lens,
                      double scale, int64_t max_q_len, const Tensor& out,
                      const std::optional<Tensor>& lse) {
-  const Op op{"paged_attention"};
+  Op op{"paged_attention"};
   Dim T{"T"}, H{"H"}, D{"D"}, N{"N"}, K{"K"}, P{"P"}, S{"S"}, M{"M"};
   Type dtype;
   op.match("q", q).shape(T, H, D).type(dtype).rows();
@@ -137,7 +137,7 @@ void paged_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
 
 void vision_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_lens,
                       int64_t max_len, double scale, const Tensor& out) {
-  const Op op{"vision_attention"};
+  Op op{"vision_attention"};
   Dim T{"T"}, H{"H"}, D{"D"};
   Type dtype;
   op.match("q", q).shape(T, H, D).type(dtype).rows();

@@ -1,6 +1,6 @@
 // Symbolic checks of an operator's arguments, made once and before any pointer is taken.
 //
-//   const Op op{"rms_norm"};
+//   Op op{"rms_norm"};
 //   Dim T{"T"}, C{"C"};
 //   Type dtype;
 //   op.match("x", x).shape(T, C).type(dtype).rows();
@@ -15,6 +15,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "ops/cuda.h"
 #include "ops/stable.h"
 
 namespace lightvl {
@@ -133,8 +134,10 @@ class Match {
     return *this;
   }
 
-  // Each of the int32 or int64 values lies in [lowest, limit). Reads them: for CPU tensors.
+  // Each of the int32 or int64 values lies in [lowest, limit). Not checked on a GPU: the host
+  // would have to wait for them.
   const Match& values(int64_t lowest, int64_t limit) const {
+    if (kCudaBuild && tensor_.is_cuda()) return *this;
     const bool wide = tensor_.scalar_type() == ScalarType::Long;
     const void* data = tensor_.const_data_ptr();
     for (int64_t i = 0; i < tensor_.numel(); ++i) {
@@ -184,14 +187,27 @@ class Match {
   const Tensor& tensor_;
 };
 
+// An operator's name and the device that its arguments share.
 struct Op {
   const char* name;
+  int device = kUnknown;
 
-  Match match(const char* argument, const Tensor& tensor) const {
-    return Match(name, argument, tensor);
+  Match match(const char* argument, const Tensor& tensor) {
+    const Match match(name, argument, tensor);
+    if (kCudaBuild) require_device(match, tensor);
+    return match;
   }
   void require(bool holds, const char* what) const {
     if (!holds) throw std::invalid_argument(std::string(name) + ": " + what);
+  }
+
+ private:
+  static constexpr int kUnknown = -2, kCpu = -1;
+
+  void require_device(const Match& match, const Tensor& tensor) {
+    const int own = tensor.is_cuda() ? tensor.get_device_index() : kCpu;
+    if (device == kUnknown) device = own;
+    if (own != device) match.fail("is on another device than the arguments before it");
   }
 };
 

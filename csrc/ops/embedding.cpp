@@ -19,7 +19,7 @@ void check_rows(const Op& op, const GatherEmbeddingsParams& p, int64_t table_row
 
 void gather_embeddings(const Tensor& ids, const Tensor& table, const Tensor& image_rows,
                        const std::optional<Tensor>& image_arena, const Tensor& out) {
-  const Op op{"gather_embeddings"};
+  Op op{"gather_embeddings"};
   Dim T{"T"}, V{"V"}, C{"C"}, A{"A"};
   Type dtype;
   op.match("ids", ids).shape(T).type(ScalarType::Long).contiguous();
@@ -41,14 +41,23 @@ void gather_embeddings(const Tensor& ids, const Tensor& table, const Tensor& ima
       .image_arena_stride_bytes = image_arena ? image_arena->stride(0) * element_bytes : 0,
       .out_stride_bytes = out.stride(0) * element_bytes,
   };
+  if constexpr (kCudaBuild) {
+    if (table.is_cuda()) return launch(op.name, cuda::gather_embeddings, p, table);
+  }
   check_rows(op, p, V, image_arena ? int64_t{A} : 0);
   run_rows(cpu::kernels().gather_embeddings, p, T, C);
 }
 
-}  // namespace
-
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) {
+template <class Library>
+void implement(Library& m) {
   m.impl("gather_embeddings", TORCH_BOX(&gather_embeddings));
 }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement(m); }
+#ifdef LIGHTVL_CUDA
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement(m); }
+#endif
 
 }  // namespace lightvl

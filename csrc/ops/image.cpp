@@ -170,8 +170,7 @@ std::vector<float> normalise_table(const float* mean_std) {
   return table;
 }
 
-Plan make_plan(const Op& op, const std::vector<Tensor>& images, const Tensor& grids,
-               int64_t tile_size) {
+Plan make_plan(Op& op, const std::vector<Tensor>& images, const Tensor& grids, int64_t tile_size) {
   Plan plan(tile_size);
   const int32_t* grid = grids.const_data_ptr<int32_t>();
   for (const Tensor& image : images) {
@@ -191,7 +190,7 @@ Plan make_plan(const Op& op, const std::vector<Tensor>& images, const Tensor& gr
 void image_preprocess(const std::vector<Tensor>& images, const Tensor& grids, int64_t tile_size,
                       int64_t patch_size, const std::optional<Tensor>& mean_std,
                       const Tensor& out) {
-  const Op op{"image_preprocess"};
+  Op op{"image_preprocess"};
   const auto num_images = static_cast<int64_t>(images.size());
   op.require(tile_size > 0 && patch_size > 0 && tile_size <= 4096 && tile_size % patch_size == 0,
              "tile_size must be a multiple of patch_size up to 4096");

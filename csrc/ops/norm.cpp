@@ -6,7 +6,7 @@ namespace lightvl {
 namespace {
 
 void rms_norm(const Tensor& x, const Tensor& weight, double eps, const Tensor& out) {
-  const Op op{"rms_norm"};
+  Op op{"rms_norm"};
   Dim T{"T"}, H{"H"}, C{"C"};
   Type dtype;
   const bool per_head = x.dim() == 3;
@@ -34,12 +34,15 @@ void rms_norm(const Tensor& x, const Tensor& weight, double eps, const Tensor& o
       .eps = static_cast<float>(eps),
       .dtype = dtype,
   };
+  if constexpr (kCudaBuild) {
+    if (x.is_cuda()) return launch(op.name, cuda::rms_norm, p, x);
+  }
   run_rows(cpu::kernels().rms_norm, p, T * num_heads, C);
 }
 
 void add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, double eps,
                   const Tensor& out) {
-  const Op op{"add_rms_norm"};
+  Op op{"add_rms_norm"};
   Dim T{"T"}, C{"C"};
   Type dtype;
   op.match("x", x).shape(T, C).type(dtype).rows();
@@ -60,12 +63,15 @@ void add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight,
       .eps = static_cast<float>(eps),
       .dtype = dtype,
   };
+  if constexpr (kCudaBuild) {
+    if (x.is_cuda()) return launch(op.name, cuda::add_rms_norm, p, x);
+  }
   run_rows(cpu::kernels().add_rms_norm, p, T, C);
 }
 
 void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps,
                 const Tensor& out) {
-  const Op op{"layer_norm"};
+  Op op{"layer_norm"};
   Dim T{"T"}, C{"C"};
   Type dtype;
   op.match("x", x).shape(T, C).type(dtype).rows();
@@ -85,12 +91,15 @@ void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, doubl
       .eps = static_cast<float>(eps),
       .dtype = dtype,
   };
+  if constexpr (kCudaBuild) {
+    if (x.is_cuda()) return launch(op.name, cuda::layer_norm, p, x);
+  }
   run_rows(cpu::kernels().layer_norm, p, T, C);
 }
 
 void scale_add(const Tensor& x, const std::optional<Tensor>& bias, const Tensor& scale,
                const Tensor& residual, const Tensor& out) {
-  const Op op{"scale_add"};
+  Op op{"scale_add"};
   Dim T{"T"}, C{"C"};
   Type dtype;
   op.match("x", x).shape(T, C).type(dtype).rows();
@@ -112,16 +121,25 @@ void scale_add(const Tensor& x, const std::optional<Tensor>& bias, const Tensor&
       .out_stride = out.stride(0),
       .dtype = dtype,
   };
+  if constexpr (kCudaBuild) {
+    if (x.is_cuda()) return launch(op.name, cuda::scale_add, p, x);
+  }
   run_rows(cpu::kernels().scale_add, p, T, C);
 }
 
-}  // namespace
-
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) {
+template <class Library>
+void implement(Library& m) {
   m.impl("rms_norm", TORCH_BOX(&rms_norm));
   m.impl("add_rms_norm", TORCH_BOX(&add_rms_norm));
   m.impl("layer_norm", TORCH_BOX(&layer_norm));
   m.impl("scale_add", TORCH_BOX(&scale_add));
 }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement(m); }
+#ifdef LIGHTVL_CUDA
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement(m); }
+#endif
 
 }  // namespace lightvl

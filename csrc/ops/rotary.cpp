@@ -11,7 +11,7 @@ void rope_write_kv(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
                    const Tensor& rows, const Tensor& slots, const Tensor& k_cache,
                    const Tensor& v_cache, const std::optional<Tensor>& q_norm,
                    const std::optional<Tensor>& k_norm, double eps) {
-  const Op op{"rope_write_kv"};
+  Op op{"rope_write_kv"};
   Dim T{"T"}, H{"H"}, K{"K"}, D{"D"}, R{"R"}, N{"N"}, P{"P"};
   Type dtype;
   op.match("q", q).shape(T, H, D).type(dtype).rows();
@@ -53,11 +53,22 @@ void rope_write_kv(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
       .eps = static_cast<float>(eps),
       .dtype = dtype,
   };
+  if constexpr (kCudaBuild) {
+    if (q.is_cuda()) return launch(op.name, cuda::rope_write_kv, p, q);
+  }
   run_rows(cpu::kernels().rope_write_kv, p, T, (H + 2 * K) * D);
+}
+
+template <class Library>
+void implement(Library& m) {
+  m.impl("rope_write_kv", TORCH_BOX(&rope_write_kv));
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { m.impl("rope_write_kv", TORCH_BOX(&rope_write_kv)); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement(m); }
+#ifdef LIGHTVL_CUDA
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement(m); }
+#endif
 
 }  // namespace lightvl

@@ -26,7 +26,7 @@ void sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k
             const Optional& bias_offsets, const Optional& bias_ids, const Optional& bias_values,
             const Optional& allowed_mask, const Tensor& out_ids, const Optional& logprobs,
             const Optional& top_ids, const Optional& top_logprobs) {
-  const Op op{"sample"};
+  Op op{"sample"};
   Dim S{"S"}, V{"V"}, R{"R"}, M{"M"}, n{"n"};
   Type dtype;
   op.match("logits", logits).shape(S, V).type(dtype).rows();
