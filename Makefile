@@ -15,7 +15,7 @@ GPU := $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi)
 TORCH ?= $(if $(GPU),torch,torch==2.13.0)
 
 PIP := $(VENV)/bin/python -m pip
-SOURCES := setup.py pyproject.toml $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp)
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .PHONY: serve test ctest check bench clean
 
@@ -37,7 +37,7 @@ check: $(VENV)/built $(VENV)/tools
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache
-	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h')
+	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 	$(VENV)/bin/python -m pytest -q tests/unit/test_layout.py tests/unit/test_docs.py
 
 bench: $(VENV)/built
