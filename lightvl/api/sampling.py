@@ -89,6 +89,8 @@ def openai_sampling(
 ) -> SamplingParams:
     """Returns the sampling of an OpenAI request.
 
+    A checkpoint whose defaults say `do_sample: false` is greedy unless a temperature is given.
+
     Raises:
         RequestError: A token id of `logit_bias` is out of range.
     """
@@ -102,7 +104,7 @@ def openai_sampling(
         body,
         defaults,
         vocab_size,
-        greedy=False,
+        greedy=body.temperature is None and defaults.get("do_sample") is False,
         max_new_tokens=min(max_new, UNLIMITED),
         num_logprobs=num_logprobs,
     )

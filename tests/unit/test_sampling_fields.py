@@ -140,3 +140,15 @@ def test_openai_logprobs() -> None:
 @pytest.mark.parametrize(("asked", "bound"), [(None, None), (-1, None), (0, 0), (12, 12)])
 def test_bound_of_tiles(asked: int | None, bound: int | None) -> None:
     assert max_tiles(NativeParameters(image_max_patch_num=asked)) == bound
+
+
+def test_a_greedy_checkpoint_stays_greedy_until_a_temperature_is_asked_for() -> None:
+    def temperature(defaults: dict[str, Any], asked: float | None = None) -> float:
+        body = CompletionBody(prompt="x", temperature=asked)
+        return openai_sampling(body, defaults, VOCAB).temperature
+
+    assert temperature({"do_sample": False}) == 0.0
+    assert temperature({"do_sample": False}, 0.5) == 0.5
+    assert temperature({"do_sample": True, "temperature": 0.7}) == 0.7
+    assert temperature({"temperature": 0.7}) == 0.7
+    assert temperature({}) == 1.0
