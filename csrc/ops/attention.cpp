@@ -77,6 +77,28 @@ Plan make_plan(const Op& op, const PagedAttentionParams& p, int64_t num_tokens, 
   return plan;
 }
 
+// What the CUDA kernels take less of than the CPU's.
+void check_cuda(Op& op, DType dtype, int64_t head_dim, const Tensor& q, const Tensor& k,
+                const Tensor& v, const Tensor& out) {
+  op.require(head_dim == 64 || head_dim == 96 || head_dim == 128,
+             "head dim must be 64, 96 or 128 on a GPU");
+  op.require(dtype != DType::kFloat32, "float32 is not supported on a GPU");
+  op.match("q", q).aligned();
+  op.match("k", k).aligned();
+  op.match("v", v).aligned();
+  op.match("out", out).aligned();
+}
+
+// Splits of the keys that give a GPU enough blocks, from sizes that the host knows: a captured
+// graph replays them with other lengths.
+int64_t choose_splits(const PagedAttentionParams& p, int64_t max_q_len, int64_t max_keys) {
+  constexpr int64_t kBlocks = 512, kLeastKeys = 256, kMostSplits = 64;
+  const int64_t rows = max_q_len * (p.num_heads / p.num_kv_heads);
+  const int64_t blocks = (rows <= 16 ? 1 : (rows + 63) / 64) * p.num_kv_heads * p.num_seqs;
+  const int64_t worthwhile = std::min((max_keys + kLeastKeys - 1) / kLeastKeys, kMostSplits);
+  return std::max<int64_t>(std::min(kBlocks / std::max<int64_t>(blocks, 1), worthwhile), 1);
+}
+
 void paged_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                      const Tensor& page_table, const Tensor& cu_q_lens, const Tensor& context_lens,
                      double scale, int64_t max_q_len, const Tensor& out,
@@ -118,6 +140,17 @@ void paged_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
       .scale = static_cast<float>(scale),
       .dtype = dtype,
   };
+  if constexpr (kCudaBuild) {
+    if (q.is_cuda()) {
+      check_cuda(op, p.dtype, D, q, k_cache, v_cache, out);
+      const int64_t splits = choose_splits(p, max_q_len, M * P), rows = splits > 1 ? T * H : 0;
+      const Tensor room = torch::stable::new_empty(q, {splits * rows * (D + 1)}, ScalarType::Float);
+      auto* partial = static_cast<float*>(room.mutable_data_ptr());
+      const cuda::PagedAttentionWork work{
+          p, {partial, partial + splits * rows * D, splits}, T, max_q_len};
+      return launch(op.name, cuda::paged_attention, work, q);
+    }
+  }
   const Plan plan = make_plan(op, p, T, N, M, max_q_len);
   const std::unique_ptr<float[]> partials(new float[plan.partial_rows * (D + 2)]);
   const cpu::PagedAttentionWork work{
@@ -165,6 +198,13 @@ void vision_attention(const Tensor& q, const Tensor& k, const Tensor& v, const T
       .scale = static_cast<float>(scale),
       .dtype = dtype,
   };
+  if constexpr (kCudaBuild) {
+    if (q.is_cuda()) {
+      check_cuda(op, p.dtype, D, q, k, v, out);
+      const cuda::VisionAttentionWork work{p, max_len};
+      return launch(op.name, cuda::vision_attention, work, q);
+    }
+  }
   op.require(p.cu_lens[0] == 0 && p.cu_lens[p.num_seqs] == T,
              "cu_lens must run from 0 to the number of tokens");
   const int64_t threads = torch::stable::get_num_threads();
@@ -180,11 +220,17 @@ void vision_attention(const Tensor& q, const Tensor& k, const Tensor& v, const T
            max_len * std::min(max_len, p.tile_rows) * D / 16);
 }
 
-}  // namespace
-
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) {
+template <class Library>
+void implement(Library& m) {
   m.impl("paged_attention", TORCH_BOX(&paged_attention));
   m.impl("vision_attention", TORCH_BOX(&vision_attention));
 }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement(m); }
+#ifdef LIGHTVL_CUDA
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement(m); }
+#endif
 
 }  // namespace lightvl

@@ -134,6 +134,17 @@ class Match {
     return *this;
   }
 
+  // Rows begin at multiples of 16 bytes, which some CUDA kernels copy at once.
+  const Match& aligned() const {
+    const auto bytes = static_cast<int64_t>(tensor_.element_size());
+    bool aligned = reinterpret_cast<intptr_t>(tensor_.const_data_ptr()) % 16 == 0;
+    for (int64_t i = 0; i + 1 < tensor_.dim(); ++i) {
+      aligned &= tensor_.size(i) <= 1 || tensor_.stride(i) * bytes % 16 == 0;
+    }
+    if (!aligned) fail("must have rows that begin at multiples of 16 bytes");
+    return *this;
+  }
+
   // Each of the int32 or int64 values lies in [lowest, limit). Not checked on a GPU: the host
   // would have to wait for them.
   const Match& values(int64_t lowest, int64_t limit) const {

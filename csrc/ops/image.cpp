@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "ops/check.h"
+#include "ops/image_upload.h"
 #include "ops/stable.h"
 
 namespace lightvl {
@@ -190,11 +191,12 @@ Plan make_plan(Op& op, const std::vector<Tensor>& images, const Tensor& grids, i
 void image_preprocess(const std::vector<Tensor>& images, const Tensor& grids, int64_t tile_size,
                       int64_t patch_size, const std::optional<Tensor>& mean_std,
                       const Tensor& out) {
-  Op op{"image_preprocess"};
+  Op op{"image_preprocess"}, on_host{"image_preprocess"};
   const auto num_images = static_cast<int64_t>(images.size());
   op.require(tile_size > 0 && patch_size > 0 && tile_size <= 4096 && tile_size % patch_size == 0,
              "tile_size must be a multiple of patch_size up to 4096");
-  op.match("grids", grids).shape(num_images, 3).type(ScalarType::Int).contiguous();
+  on_host.match("grids", grids).shape(num_images, 3).type(ScalarType::Int).contiguous();
+  op.require(!grids.is_cuda(), "grids and mean_std must lie on the CPU");
   const Plan plan = make_plan(op, images, grids, tile_size);
   const int64_t per_side = tile_size / patch_size;
   op.match("out", out)
@@ -206,7 +208,7 @@ void image_preprocess(const std::vector<Tensor>& images, const Tensor& grids, in
   std::vector<float> table;
   if (!raw) {
     op.match("out", out).type(dtype);
-    op.match("mean_std", *mean_std).shape(2, 3).type(ScalarType::Float).contiguous();
+    on_host.match("mean_std", *mean_std).shape(2, 3).type(ScalarType::Float).contiguous();
     table = normalise_table(mean_std->const_data_ptr<float>());
   }
   if (plan.num_tiles() == 0) return;
@@ -219,13 +221,22 @@ void image_preprocess(const std::vector<Tensor>& images, const Tensor& grids, in
       .out = out.mutable_data_ptr(),
       .dtype = raw ? DType::kUInt8 : DType{dtype},
   };
+  if constexpr (kCudaBuild) {
+    if (out.is_cuda()) return launch_image(op.name, work, table, out);
+  }
   run_rows(cpu::kernels().image_preprocess, work, plan.cost(), 64);
+}
+
+template <class Library>
+void implement(Library& m) {
+  m.impl("image_preprocess", TORCH_BOX(&image_preprocess));
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) {
-  m.impl("image_preprocess", TORCH_BOX(&image_preprocess));
-}
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement(m); }
+#ifdef LIGHTVL_CUDA
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement(m); }
+#endif
 
 }  // namespace lightvl

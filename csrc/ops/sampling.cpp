@@ -100,11 +100,26 @@ void sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k
       .counts_stride = counts ? counts->stride(0) : 0,
       .dtype = dtype,
   };
+  if constexpr (kCudaBuild) {
+    if (logits.is_cuda()) {
+      const Tensor scores = torch::stable::new_empty(logits, {S * V}, ScalarType::Float);
+      const cuda::SampleWork work{p, static_cast<float*>(scores.mutable_data_ptr())};
+      return launch(op.name, cuda::sample, work, logits);
+    }
+  }
   run_rows(cpu::kernels().sample, p, S, V);
+}
+
+template <class Library>
+void implement(Library& m) {
+  m.impl("sample", TORCH_BOX(&sample));
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { m.impl("sample", TORCH_BOX(&sample)); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement(m); }
+#ifdef LIGHTVL_CUDA
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement(m); }
+#endif
 
 }  // namespace lightvl

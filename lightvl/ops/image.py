@@ -27,8 +27,8 @@ def image_preprocess(
     Source: `dynamic_preprocess` of the InternVL model cards.
 
     Args:
-        images: I pictures, uint8 [height, width, 3] RGB, contiguous.
-        grids: int32 [I, 3]: columns, rows, and 1 for a thumbnail, else 0.
+        images: I pictures, uint8 [height, width, 3] RGB, contiguous, all on one device.
+        grids: int32 [I, 3] on the CPU, like mean_std: columns, rows, and 1 for a thumbnail, else 0.
         tile_size: side of a tile in pixels, a multiple of `patch_size` up to 4096.
         patch_size: side of a patch in pixels.
         mean_std: float32 [2, 3], of the channels scaled to 0..1; None for uint8.
@@ -43,6 +43,7 @@ def image_preprocess(
     """
     num_tiles = int((grids[:, 0] * grids[:, 1] + grids[:, 2]).sum())
     num_patches = (tile_size // patch_size) ** 2
-    out = torch.empty(num_tiles, num_patches, 3 * patch_size**2, dtype=dtype)
+    device = images[0].device if images else grids.device
+    out = torch.empty(num_tiles, num_patches, 3 * patch_size**2, dtype=dtype, device=device)
     _image_preprocess(list(images), grids, tile_size, patch_size, mean_std, out)
     return out

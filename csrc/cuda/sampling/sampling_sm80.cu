@@ -1,0 +1,12 @@
+#include "cuda/launchers.h"
+#include "cuda/sampling/sample.cuh"
+
+namespace lightvl::cuda {
+
+int sample(const SampleWork& work, Stream stream) {
+  return dispatch_dtype(work.params.dtype, [&]<class T>(std::type_identity<T>) {
+    return launch_sample<T>(work, stream);
+  });
+}
+
+}  // namespace lightvl::cuda
