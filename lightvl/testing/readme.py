@@ -5,6 +5,7 @@ is out of date.
 """
 
 import dataclasses
+import json
 import re
 import sys
 from pathlib import Path
@@ -19,7 +20,27 @@ def flag_table() -> str:
     return "\n".join(["| flag | default | meaning |", "|---|---|---|", *rows])
 
 
-PARTS = {"flags": flag_table}
+def serving_table() -> str:
+    """Returns the newest of each of the serving benchmark's values, and where they were taken."""
+    rows = [json.loads(line) for line in SERVING_RESULTS.read_text().splitlines()]
+    newest = {
+        (row["model"], row["what"]): row for row in rows if row["benchmark"] == "serving_target"
+    }
+    last = rows[-1]
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in newest.values()))
+    head = (
+        f"{last['device']}, {last['dtype']}, torch {last['torch']}, "
+        f"transformers {last['transformers']}; commits {commits}; {last['run'][:10]}:"
+    )
+    lines = [
+        f"| {row['what']} | {row['model']} | {row['value']:.5g} {row['unit']} | {row['target']} |"
+        for row in newest.values()
+    ]
+    return "\n".join([head, "", "| load | model | measured | aim |", "|---|---|---|---|", *lines])
+
+
+PARTS = {"flags": flag_table, "serving": serving_table}
+SERVING_RESULTS = Path(__file__).resolve().parents[2] / "benchmarks/results/serving_cpu.jsonl"
 
 
 def render(text: str) -> str:
@@ -28,7 +49,7 @@ def render(text: str) -> str:
     Raises:
         KeyError: A part has a name that nothing generates.
     """
-    part = re.compile(r"(?<=<!-- )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+    part = re.compile(r"(?<=<!-- )(?!end )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
     return part.sub(lambda m: f"{m[1]}{m[2]}{PARTS[m[1]]()}\n", text)
 
 
