@@ -8,7 +8,6 @@ from lightvl.flags import ServerConfig
 from lightvl.utils.env import Environment
 
 CPU_CHUNK = 256
-GPU_CHUNK = 4096
 
 
 def engine_config(
@@ -22,11 +21,10 @@ def engine_config(
     Raises:
         StartupError: A flag asks for what the checkpoint or this build can't do.
     """
-    device, note = _device(config)
-    notes = [note]
+    notes = [_device_note(config)]
     if config.enable_multimodal and model.vision is None:
         raise StartupError("--enable_multimodal: this checkpoint has no vision tower")
-    chunk = config.chunked_prefill_size or (CPU_CHUNK if device == "cpu" else GPU_CHUNK)
+    chunk = config.chunked_prefill_size or CPU_CHUNK
     notes += _tile_length_notes(model, environment)
     context = model.text.max_position
     wanted_len = config.max_req_total_len or context
@@ -36,7 +34,7 @@ def engine_config(
         model_dir=str(Path(config.model_dir).resolve()),
         model=model,
         device="cpu",
-        data_type=_data_type(config, device),
+        data_type=_data_type(config),
         mem_fraction=config.mem_fraction,
         page_size=config.page_size,
         max_total_token_num=config.max_total_token_num,
@@ -47,26 +45,23 @@ def engine_config(
         batch_max_tokens=config.batch_max_tokens or max(16384, chunk),
         prefix_cache=not config.disable_dynamic_prompt_cache,
         cache_capacity=config.cache_capacity,
-        cache_bytes=config.cache_bytes_host if device == "cpu" else config.cache_bytes_gpu,
+        cache_bytes=config.cache_bytes_host,
         visual_infer_batch_size=config.visual_infer_batch_size,
         load_workers=environment.load_workers,
         arena_bytes=config.media_shm_bytes,
     ), notes
 
 
-def _device(config: ServerConfig) -> tuple[str, str]:
+def _device_note(config: ServerConfig) -> str:
     if config.device == "cuda":
-        raise StartupError(
-            "--device cuda: this build has CPU kernels only; "
-            "reinstall where torch has CUDA and nvcc is found"
-        )
-    why = "as asked" if config.device == "cpu" else "this build has CPU kernels only"
-    return "cpu", f"device: cpu ({why})"
+        raise StartupError("--device cuda: not in this build yet, expected cpu or auto")
+    why = "as asked" if config.device == "cpu" else "this build serves on the CPU only"
+    return f"device: cpu ({why})"
 
 
-def _data_type(config: ServerConfig, device: str) -> DataType:
+def _data_type(config: ServerConfig) -> DataType:
     asked = config.data_type or "fp32"
-    if device == "cpu" and asked != "fp32":
+    if asked != "fp32":
         raise StartupError(f"--data_type {asked}: on the CPU expected fp32")
     return "fp32"
 

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from collections.abc import Sequence as Listed
 from typing import Any
@@ -85,7 +86,7 @@ async def completions(exchange: Exchange) -> None:
     await exchange.reply(_answer(front, "text_completion", choices, generations))
 
 
-class _Chunks:
+class _Chunks(ABC):
     """Makes the events of a stream; subclasses know their route's shape."""
 
     kind = ""
@@ -125,9 +126,9 @@ class _Chunks:
         usage = {**self._base, "choices": [], "usage": _usage([self._generation])}
         return b"data: " + self._encoder.encode(usage) + b"\n\n" + DONE
 
+    @abstractmethod
     def choice(self, event: TokenEvent) -> dict[str, object]:
         """Returns the choice that a token's event carries."""
-        raise NotImplementedError
 
     def chunk(self, choice: dict[str, object]) -> bytes:
         """Returns an event with one choice."""
