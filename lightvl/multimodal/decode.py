@@ -36,6 +36,8 @@ FORMATS = [
 ]
 """Pillow's names; their plugins are imported so that no file is opened once pictures come in."""
 
+Image.preinit()  # would import more at the first picture
+
 MAX_SIDE = 65_535
 """JPEG's own limit; a resize needs weights for every pixel along a side."""
 
