@@ -85,14 +85,15 @@ async def start_engine(
     resolved, notes = engine_config(config, model, environment)
     for note in notes:
         say(note)
-    media = MediaPool(_media_config(config, environment))
+    metrics = Metrics()
+    media = MediaPool(_media_config(config, environment), metrics.observe_media)
     process, sock = _spawn(command, media)
     try:
         channel: AsyncChannel[ToFront] = await AsyncChannel.open(sock, ToFront)
         channel.send(Init(resolved))
         _, ready = await asyncio.gather(media.start(), _wait_ready(channel, process, say))
         rules = _prompt_rules(config, model, ready, environment)
-        client = EngineClient(channel, media, tokenizer, rules, Metrics())
+        client = EngineClient(channel, media, tokenizer, rules, metrics)
     except BaseException:
         sock.close()
         process.kill()

@@ -263,7 +263,7 @@ class EngineClient:
     ) -> None:
         del self._live[sequence.request_id]
         self._supply.cancel(sequence.request_id)
-        self.metrics.finished.add(value=reason)
+        self.metrics.finished.labels(reason).inc()
         self.metrics.latency.observe(now_s - generation.arrived_s)
         self.metrics.request_generation_tokens.observe(sequence.num_tokens)
 

@@ -161,6 +161,7 @@ class Exchange:
 
     async def refuse(self, error: RequestError) -> None:
         """Answers with an error: as an event, and the end, where a stream has begun."""
+        self.front.count_rejected(error)
         if not self._started:
             await send_error(self._send, error)
             return

@@ -8,6 +8,7 @@ from lightvl.api.admission import Admission
 from lightvl.api.client import EngineClient
 from lightvl.api.metrics import Metrics
 from lightvl.config import ModelConfig
+from lightvl.errors import RequestError
 from lightvl.flags import ServerConfig
 from lightvl.multimodal.pool import MediaPool
 from lightvl.tokenizer.tokenizer import Tokenizer
@@ -62,6 +63,10 @@ class Front:
         self.num_open -= 1
         if self.num_open == 0:
             self.idle.set()
+
+    def count_rejected(self, error: RequestError) -> None:
+        """Counts a request that is answered with an error."""
+        self.metrics.rejected.labels(error.code or str(error.status)).inc()
 
     def salt_of(self, key: bytes) -> bytes:
         """Returns the cache namespace of an API key."""

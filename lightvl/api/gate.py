@@ -33,7 +33,7 @@ class Gate:
             nonlocal started
             if not started and message["type"] == "http.response.start":
                 started = True
-                self._front.metrics.http_requests.add(value=str(message["status"]))
+                self._front.metrics.http_requests.labels(str(message["status"])).inc()
                 message["headers"].append((b"date", formatdate(usegmt=True).encode()))
             await send(message)
 
@@ -41,6 +41,7 @@ class Gate:
             self._check(scope)
             await self._app(scope, receive, counted)
         except RequestError as error:
+            self._front.count_rejected(error)
             await send_error(counted, error)
 
     def _check(self, scope: Scope) -> None:

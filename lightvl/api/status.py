@@ -93,12 +93,12 @@ class StatusRoutes:
         """Prometheus' text format."""
         front = self._front
         stats = await front.client.stats()
-        stats["image_identity_conflicts_total"] = front.media.conflicts.total
-        gauges = {
+        values = stats | {
+            "image_identity_conflicts_total": front.media.conflicts.total,
             "num_requests_queued": front.admission.waiting_requests,
             "num_tokens_queued": front.admission.waiting_tokens,
         }
-        return Response(front.metrics.render(gauges, stats), media_type=CONTENT_TYPE)
+        return Response(front.metrics.render(values), media_type=CONTENT_TYPE)
 
     async def flush_cache(self) -> dict[str, str]:
         """Drops pictures and prefixes that nobody uses; needs the admin key."""
