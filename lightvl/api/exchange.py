@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 SMALL_BODY = 65536
 """Bytes up to which a body is parsed here; larger ones go to a media worker."""
 
+_SMALL_BODY_S = 10.0
+
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
 
@@ -80,10 +82,7 @@ class Exchange:
         head = b""
         chunks = self._chunks()
         if num_bytes is None or num_bytes <= SMALL_BODY:
-            async for chunk in chunks:
-                head += chunk
-                if len(head) > SMALL_BODY:
-                    break
+            head = await _first_bytes(chunks)
         if num_bytes is None and len(head) <= SMALL_BODY:
             num_bytes = len(head)
         is_small = num_bytes is not None and num_bytes <= SMALL_BODY
@@ -283,6 +282,20 @@ def _start(status: int, content_type: bytes, headers: list[tuple[bytes, bytes]])
 
 def _too_large(most: int) -> RequestError:
     return RequestError(f"body: expected at most {most} bytes", 413, param="body")
+
+
+async def _first_bytes(chunks: AsyncIterator[bytes]) -> bytes:
+    """Returns a small body, or the beginning of a larger one."""
+    head = b""
+    try:
+        async with asyncio.timeout(_SMALL_BODY_S):
+            async for chunk in chunks:
+                head += chunk
+                if len(head) > SMALL_BODY:
+                    break
+    except TimeoutError:
+        raise RequestError("the body comes too slowly", 408, param="body") from None
+    return head
 
 
 async def _chained(head: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
