@@ -173,6 +173,7 @@ def _front(config: ServerConfig, keys: tuple[bytes, ...], engine: RunningEngine)
         max_requests=config.max_queued_requests,
         max_tokens=config.max_queued_tokens or 8 * kv_tokens,
         max_wait_s=config.max_queue_wait_s,
+        num_clients=max(1, len(keys)),
     )
     return Front(
         config=config,

@@ -143,6 +143,7 @@ class EngineClient:
                     prepared.slots,
                     request.priority,
                     request.salt,
+                    request.client,
                 )
             )
         try:

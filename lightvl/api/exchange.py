@@ -58,9 +58,14 @@ class Exchange:
         self._started = False
 
     @property
+    def client(self) -> bytes:
+        """Who asks: a digest of the key, empty without one."""
+        return bytes(self._scope.get("state", {}).get("client", b""))
+
+    @property
     def salt(self) -> bytes:
-        """The cache namespace of the client's key."""
-        return self.front.salt_of(self._scope.get("state", {}).get("api_key", b""))
+        """The client's cache namespace."""
+        return self.front.salt_of(self.client)
 
     def enter(self) -> None:
         """Takes a place in the queue, before the body is read.
@@ -68,7 +73,7 @@ class Exchange:
         Raises:
             RequestError: 429.
         """
-        self._ticket = self.front.admission.arrive()
+        self._ticket = self.front.admission.arrive(self.client)
 
     async def read(self, kind: type[BodyT]) -> BodyT:
         """Returns the decoded body.

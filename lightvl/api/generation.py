@@ -55,6 +55,7 @@ class GenerationRequest:
         num_sequences: Sequence k draws with seed + k.
         max_tiles: Bound of a picture's tiles, or None for the checkpoint's.
         salt: Cache namespace; equal ones share prefixes and pictures.
+        client: Who asks; clients that wait together get equal shares.
         timeout_s: The sequences are ended so long after `arrived_s`.
         arrived_s: When the request came, by the monotonic clock.
         prompt_field: What the client calls the prompt, for errors.
@@ -68,6 +69,7 @@ class GenerationRequest:
     max_tiles: int | None = None
     priority: int = 0
     salt: bytes = b""
+    client: bytes = b""
     timeout_s: float | None = None
     arrived_s: float = field(default_factory=time.monotonic)
     prompt_field: str = "prompt"
