@@ -36,7 +36,7 @@ from lightvl.multimodal.pool import MediaConfig, MediaPool
 from lightvl.resolve import engine_config
 from lightvl.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from lightvl.utils.channel import AsyncChannel, ChannelClosed, channel_pair
-from lightvl.utils.env import Environment, num_cores, read_environment
+from lightvl.utils.env import Environment, log_format, num_cores, read_environment
 from lightvl.utils.log import setup_logging
 from lightvl.utils.process import end_process, how_ended
 
@@ -124,6 +124,7 @@ def main(argv: list[str] | None = None, *, command: Sequence[str] = ENGINE_COMMA
     setup_logging("front")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
+        setup_logging("front", log_format())
         config = parse_args(argv)
         keys = read_keys(config.api_key or read_environment().api_key, config.api_keys_file)
         with listen(config) as sock:
