@@ -9,6 +9,7 @@ import io
 import struct
 import warnings
 
+import PIL.ImageCms  # Pillow imports it at the first LAB picture otherwise
 import PIL.MpoImagePlugin  # noqa: F401 (JPEG's plugin imports it at the first such picture)
 from PIL import (
     BmpImagePlugin,
