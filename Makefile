@@ -35,7 +35,7 @@ soak: $(VENV)/built $(VENV)/tools .cache/corpus/done
 # Pillow's own test pictures, from the sources of its release.
 .cache/corpus/done: $(VENV)/built
 	mkdir -p .cache/corpus
-	$(PIP) download --quiet --no-deps --no-build-isolation --no-binary :all: \
+	$(PIP) download --quiet --no-deps --no-binary :all: \
 	    --dest .cache/corpus pillow==13.0.0
 	tar xzf .cache/corpus/pillow-13.0.0.tar.gz -C .cache/corpus --wildcards '*/Tests/images'
 	rm .cache/corpus/*.tar.gz

@@ -115,5 +115,6 @@ class _Elsewhere(Collector):
 _HELP = {
     "num_requests_queued": "Requests that have arrived and whose prefill hasn't begun.",
     "num_tokens_queued": "Prompt tokens of those.",
+    "media_bytes": "Bytes of the arena in use, by what for.",
     "image_identity_conflicts_total": "Pictures with the MD5 of another one and other bytes.",
 }

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from lightvl.api.front import Front
 from lightvl.api.metrics import CONTENT_TYPE
 from lightvl.errors import EngineLostError, RequestError
+from lightvl.utils.shm import PURPOSES
 
 _SECRET = ("api_key", "api_keys_file", "admin_key", "ssl_keyfile", "ssl_certfile")
 
@@ -97,6 +98,10 @@ class StatusRoutes:
             "image_identity_conflicts_total": front.media.conflicts.total,
             "num_requests_queued": front.admission.waiting_requests,
             "num_tokens_queued": front.admission.waiting_tokens,
+            **{
+                f'media_bytes{{purpose="{purpose}"}}': front.media.allocator.used_bytes(purpose)
+                for purpose in PURPOSES
+            },
         }
         return Response(front.metrics.render(values), media_type=CONTENT_TYPE)
 
