@@ -189,6 +189,7 @@ def _front(config: ServerConfig, keys: tuple[bytes, ...], engine: RunningEngine)
         api_keys=keys,
         admin_key=config.admin_key.encode() if config.admin_key else None,
         started_s=int(time.time()),
+        choices=engine.ready.notes,
     )
 
 

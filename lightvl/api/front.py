@@ -32,6 +32,7 @@ class Front:
         num_open: Requests to generating routes that are under way.
         idle: Set while there are none.
         started_s: Unix time.
+        choices: What the engine chose at start (device, kernels, memory), a line each.
         warned_keys: Unknown body keys that were logged already.
     """
 
@@ -47,6 +48,7 @@ class Front:
     api_keys: tuple[bytes, ...]
     admin_key: bytes | None
     started_s: int
+    choices: list[str] = field(default_factory=list)
     draining: bool = False
     num_open: int = 0
     idle: asyncio.Event = field(default_factory=_set_event)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from importlib.metadata import version
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -69,7 +70,7 @@ class StatusRoutes:
         return {"model_name": self._front.model_name}
 
     async def get_server_info(self) -> dict[str, object]:
-        """The flags, keys and certificates left out."""
+        """The version, the flags without keys and certificates, and what was chosen at start."""
         return _server_info(self._front)
 
     async def token_load(self) -> dict[str, float]:
@@ -132,4 +133,6 @@ def _server_info(front: Front) -> dict[str, object]:
     shown["max_total_token_num"] = front.max_total_token_num
     shown["max_req_total_len"] = front.client.preparer.rules.max_req_total_len
     shown["model_name"] = front.model_name
+    shown["version"] = version("lightvl-server")
+    shown["choices"] = front.choices
     return shown

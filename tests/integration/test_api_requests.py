@@ -27,3 +27,13 @@ def test_requests_are_named() -> None:
     (bad,) = [entry for entry in entries if entry.get("status") == 400]
     assert bad["request_id"] == refused.headers["x-request-id"]
     assert "secret" not in log
+
+
+def test_the_server_tells_what_it_is() -> None:
+    with ServerProcess("--api_key", "very-secret") as server:
+        headers = {"authorization": "Bearer very-secret"}
+        info = httpx.get(server.url + "/get_server_info", headers=headers)
+    assert info.json()["version"].count(".") == 2
+    assert info.json()["device"] == "auto"
+    assert isinstance(info.json()["choices"], list)
+    assert "very-secret" not in info.text
