@@ -26,6 +26,7 @@ from lightvl.api.lifecycle import Lifecycle
 from lightvl.api.metrics import Metrics
 from lightvl.api.prepare import PromptRules
 from lightvl.api.server import address_of, http_server, listen
+from lightvl.api.tracing import tracing_from_environment
 from lightvl.config import ModelConfig
 from lightvl.errors import StartupError
 from lightvl.flags import ServerConfig, parse_args
@@ -138,6 +139,7 @@ async def _serve(
     config: ServerConfig, keys: tuple[bytes, ...], sock: socket.socket, command: Sequence[str]
 ) -> int:
     started_s = time.monotonic()
+    tracing = tracing_from_environment()
     lifecycle = Lifecycle(config.drain_s)
     starting = asyncio.create_task(start_engine(config, command=command))
     ended = asyncio.create_task(lifecycle.ended.wait())
@@ -149,6 +151,7 @@ async def _serve(
         return 0
     engine = await starting
     front = _front(config, keys, engine)
+    front.tracing = tracing
     server = http_server(build_app(front, lifecycle.drain), config)
     lifecycle.watch(front, engine.process)
     serving = asyncio.create_task(server.run_on(sock))
@@ -164,6 +167,8 @@ async def _serve(
     server.stop.set()
     await serving
     await engine.close()
+    if tracing is not None:
+        await asyncio.to_thread(tracing.close)
     log.info("ended")
     return lifecycle.exit_code
 

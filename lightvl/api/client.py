@@ -230,7 +230,7 @@ class EngineClient:
 
     def _on_started(self, message: Started) -> None:
         live = self._live.get(message.request_id)
-        if live is None or live[0].is_started:
+        if live is None or live[0].started_s is not None:
             return
         generation = live[0]
         generation.started(message)
@@ -255,6 +255,7 @@ class EngineClient:
     def _observe(self, generation: Generation, sequence: Sequence, now_s: float) -> None:
         if sequence.num_tokens == 1:
             self.metrics.time_to_first_token.observe(now_s - generation.arrived_s)
+            generation.first_token_s = generation.first_token_s or now_s
         else:
             self.metrics.inter_token_latency.observe(now_s - sequence.last_s)
         sequence.last_s = now_s

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
@@ -11,6 +12,7 @@ from lightvl.api.admission import Ticket
 from lightvl.api.front import Front
 from lightvl.api.generation import Generation, GenerationRequest, TokenEvent
 from lightvl.api.schema import BodyT, decode_body
+from lightvl.api.tracing import Tracing
 from lightvl.errors import RequestError
 from lightvl.multimodal.pool import ImageSource, LoadedImage, RequestMedia
 
@@ -43,11 +45,14 @@ class Exchange:
 
     Attributes:
         body: The body's JSON; pictures of a large one replaced by references.
+        status: Of the answer, 0 before it begins.
     """
 
     def __init__(self, front: Front, scope: Scope, receive: Receive, send: Send) -> None:
         self.front = front
         self.body = b""
+        self.status = 0
+        self._began_s = time.monotonic()
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -133,6 +138,7 @@ class Exchange:
 
     async def reply(self, answer: object) -> None:
         """Answers 200 with JSON."""
+        self.status = 200
         await send_bytes(self._send, msgspec.json.encode(answer), JSON)
 
     async def stream(
@@ -167,10 +173,18 @@ class Exchange:
         """Answers with an error: as an event, and the end, where a stream has begun."""
         self.front.count_rejected(error)
         if not self._started:
+            self.status = error.status
             await send_error(self._send, error)
             return
         data = b"data:" + msgspec.json.encode(error.body()) + b"\n\n"
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    def trace(self, tracing: Tracing) -> None:
+        """Hands over the request's times."""
+        pairs = self._scope["headers"]
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+        path = self._scope["path"]
+        tracing.record(path, headers, self._began_s, self.status, self._generations)
 
     def close(self) -> None:
         """Aborts what still runs and gives back everything."""
@@ -209,6 +223,7 @@ class Exchange:
     async def _write(self, data: bytes) -> None:
         if not self._started:
             self._started = True
+            self.status = 200
             await self._send(_start(200, EVENTS, [(b"cache-control", b"no-cache")]))
         if data:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
@@ -245,6 +260,8 @@ class Endpoint:
             await exchange.refuse(internal_error())
         finally:
             exchange.close()
+            if self._front.tracing is not None:
+                exchange.trace(self._front.tracing)
             self._front.closed()
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from lightvl.api.admission import Admission
 from lightvl.api.client import EngineClient
 from lightvl.api.metrics import Metrics
+from lightvl.api.tracing import Tracing
 from lightvl.config import ModelConfig
 from lightvl.errors import RequestError
 from lightvl.flags import ServerConfig
@@ -32,6 +33,7 @@ class Front:
         num_open: Requests to generating routes that are under way.
         idle: Set while there are none.
         started_s: Unix time.
+        tracing: Takes the times of ended requests, or None.
         choices: What the engine chose at start (device, kernels, memory), a line each.
         warned_keys: Unknown body keys that were logged already.
     """
@@ -49,6 +51,7 @@ class Front:
     admin_key: bytes | None
     started_s: int
     choices: list[str] = field(default_factory=list)
+    tracing: Tracing | None = None
     draining: bool = False
     num_open: int = 0
     idle: asyncio.Event = field(default_factory=_set_event)

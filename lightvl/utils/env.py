@@ -61,6 +61,12 @@ def log_format() -> Literal["text", "json"]:
     return "json" if text == "json" else "text"
 
 
+def wants_tracing() -> bool:
+    """Whether OpenTelemetry's own variables name where traces go."""
+    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return any(os.environ.get(name) for name in names)
+
+
 def num_cores() -> int:
     """Returns the number of cores this process may run on."""
     return len(os.sched_getaffinity(0))
