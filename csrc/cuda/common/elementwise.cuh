@@ -1,22 +1,67 @@
-// Grid of the elementwise operators: x runs over rows, y over runs of packs, one pack a thread.
+// Kernel of the elementwise operators over rows: each thread loads kItems packs, then stores
+// theirs.
+//
+// An Op has `Inputs load(int64_t row, int64_t c) const`, `void store(int64_t row, int64_t c, const
+// Inputs&) const` for the pack that begins at element c of a row, and kPack. A row is cut into
+// chunks of one block; where it is narrow, threadIdx.y runs over several rows.
 #pragma once
 
+#include <algorithm>
+
+#include "cuda/common/dependent_launch.cuh"
 #include "cuda/common/numeric.cuh"
 
 namespace lightvl::cuda {
 
 constexpr int kElementwiseThreads = 256;
 
-// First element of this thread's pack in its row, which is blockIdx.x.
-template <int kPack>
-__device__ int64_t pack_begin() {
-  return (int64_t{blockIdx.y} * kElementwiseThreads + threadIdx.x) * kPack;
+struct RowChunks {
+  int64_t rows, width;
+  unsigned chunks;  // of a row
+};
+
+template <class Op, int kItems>
+__global__ void __launch_bounds__(512)
+    elementwise_kernel(const __grid_constant__ Op op, const __grid_constant__ RowChunks shape) {
+  wait_for_previous();
+  let_next_begin();
+  const int64_t row = int64_t{blockIdx.x / shape.chunks} * blockDim.y + threadIdx.y;
+  const unsigned first = blockIdx.x % shape.chunks * (blockDim.x * kItems) + threadIdx.x;
+  if (row >= shape.rows) return;
+  const auto column = [&](int i) { return int64_t{first + i * blockDim.x} * Op::kPack; };
+  typename Op::Inputs inputs[kItems];
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    if (column(i) < shape.width) inputs[i] = op.load(row, column(i));
+  }
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    if (column(i) < shape.width) op.store(row, column(i), inputs[i]);
+  }
 }
 
-template <int kPack>
-dim3 elementwise_grid(int64_t rows, int64_t width) {
-  constexpr int64_t kPerBlock = kElementwiseThreads * kPack;
-  return {static_cast<unsigned>(rows), static_cast<unsigned>((width + kPerBlock - 1) / kPerBlock)};
+template <int kItems, class Op>
+cudaError_t launch_elementwise_items(const Op& op, int64_t rows, int64_t width, int64_t max_threads,
+                                     cudaStream_t stream) {
+  const auto parts = [](int64_t whole, int64_t part) { return (whole + part - 1) / part; };
+  const int64_t packs = parts(width, Op::kPack);
+  const int64_t chunks = parts(packs, max_threads * kItems);
+  const int64_t threads = parts(parts(packs, chunks * kItems), 32) * 32;
+  const int64_t rows_a_block = chunks == 1 ? std::max<int64_t>(max_threads / threads, 1) : 1;
+  const int64_t blocks = parts(rows, rows_a_block) * chunks;
+  if (blocks > INT32_MAX) return cudaErrorInvalidValue;
+  return launch_dependent(elementwise_kernel<Op, kItems>, dim3(blocks), dim3(threads, rows_a_block),
+                          stream, op, RowChunks{rows, width, static_cast<unsigned>(chunks)});
+}
+
+template <class Op>
+cudaError_t launch_elementwise(const Op& op, int64_t rows, int64_t width, cudaStream_t stream) {
+  if (rows * width == 0) return cudaSuccess;
+  constexpr int64_t kManyPacks = 1 << 18;
+  if (rows * width / Op::kPack < kManyPacks) {
+    return launch_elementwise_items<1>(op, rows, width, 128, stream);
+  }
+  return launch_elementwise_items<2>(op, rows, width, 256, stream);
 }
 
 }  // namespace lightvl::cuda

@@ -31,11 +31,23 @@ struct alignas(sizeof(T) * kSize) Pack {
 
 template <int kSize, class T>
 __device__ Pack<T, kSize> load_pack(const T* from) {
+#ifdef LOAD_CS
+  if constexpr (sizeof(Pack<T, kSize>) == 16) {
+    const uint4 words = __ldcs(reinterpret_cast<const uint4*>(from));
+    return *reinterpret_cast<const Pack<T, kSize>*>(&words);
+  }
+#endif
   return *reinterpret_cast<const Pack<T, kSize>*>(from);
 }
 
 template <class T, int kSize>
 __device__ void store_pack(T* to, const Pack<T, kSize>& pack) {
+#ifdef STORE_CS
+  if constexpr (sizeof(pack) == 16) {
+    __stcs(reinterpret_cast<uint4*>(to), *reinterpret_cast<const uint4*>(&pack));
+    return;
+  }
+#endif
   *reinterpret_cast<Pack<T, kSize>*>(to) = pack;
 }
 

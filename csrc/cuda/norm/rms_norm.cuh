@@ -1,10 +1,9 @@
 // RMS norm of rows of width C, optionally of residual + x, which then replaces residual.
 //
-// One block a row: each thread keeps its packs of the row in registers as float32, the squares are
-// summed over the block, and the row is written from registers: every element is read once.
+// A row is kept in registers between the sum of its squares and the result: every element is read
+// once. While a row is reduced and written, the block's next one is on its way.
 #pragma once
 
-#include "cuda/common/reduce.cuh"
 #include "cuda/common/rows.cuh"
 
 namespace lightvl::cuda {
@@ -13,87 +12,132 @@ __device__ inline float inverse_root(float sum, int64_t width, float eps) {
   return rsqrtf(sum / static_cast<float>(width) + eps);
 }
 
-// Writes this thread's elements times scale and weight.
-template <class T, int kPack, int kItems>
-__device__ void scale_row(const float (&row)[kItems][kPack], float scale, const T* weight,
-                          int64_t width, T* out) {
-  for_packs<kPack, kItems>(width, [&](int i, int64_t c) {
-    const auto factor = load_pack<kPack>(weight + c);
-    Pack<T, kPack> result;
+template <class T, int kPack>
+__device__ float squares(const Pack<T, kPack>& pack) {
+  float sum = 0.0f;
 #pragma unroll
-    for (int j = 0; j < kPack; ++j) {
-      result.value[j] = from_float<T>(row[i][j] * scale * to_float(factor.value[j]));
-    }
-    store_pack(out + c, result);
-  });
+  for (int j = 0; j < kPack; ++j) sum += to_float(pack.value[j]) * to_float(pack.value[j]);
+  return sum;
 }
 
-template <class T, int kPack, int kItems>
-__global__ void __launch_bounds__(1024) rms_norm_kernel(const __grid_constant__ RmsNormParams p) {
-  const int64_t t = blockIdx.x / p.num_heads, h = blockIdx.x % p.num_heads;
-  const T* x = static_cast<const T*>(p.x) + t * p.x_stride_t + h * p.x_stride_h;
-  T* out = static_cast<T*>(p.out) + t * p.out_stride_t + h * p.out_stride_h;
-  float row[kItems][kPack], squares = 0.0f;
-  for_packs<kPack, kItems>(p.width, [&](int i, int64_t c) {
-    const auto pack = load_pack<kPack>(x + c);
+template <class T, int kPack>
+__device__ Pack<T, kPack> scaled(const Pack<T, kPack>& pack, float scale,
+                                 const Pack<T, kPack>& weight) {
+  Pack<T, kPack> result;
 #pragma unroll
-    for (int j = 0; j < kPack; ++j) {
-      row[i][j] = to_float(pack.value[j]);
-      squares += row[i][j] * row[i][j];
-    }
-  });
-  const float scale = inverse_root(block_reduce(squares, Sum{}, 0.0f), p.width, p.eps);
-  scale_row(row, scale, static_cast<const T*>(p.weight), p.width, out);
+  for (int j = 0; j < kPack; ++j) {
+    result.value[j] = from_float<T>(to_float(pack.value[j]) * scale * to_float(weight.value[j]));
+  }
+  return result;
 }
 
-template <class T, int kPack, int kItems>
-__global__ void __launch_bounds__(1024)
+template <class T, int kPack, int kItems, bool kAhead = true>
+__global__ void __launch_bounds__(kMaxRowThreads)
+    rms_norm_kernel(const __grid_constant__ RmsNormParams p) {
+  using Packs = Pack<T, kPack>;
+  wait_for_previous();
+  let_next_begin();
+  const auto offset = [&](int64_t row, int64_t stride_t, int64_t stride_h) {
+    if (p.num_heads == 1) return row * stride_t;
+    const auto t = static_cast<unsigned>(row) / static_cast<unsigned>(p.num_heads);
+    return t * stride_t + (row - t * p.num_heads) * stride_h;
+  };
+  const auto x = [&](int64_t row) {
+    return static_cast<const T*>(p.x) + offset(row, p.x_stride_t, p.x_stride_h);
+  };
+  const int64_t rows = p.num_tokens * p.num_heads, step = int64_t{gridDim.x} * blockDim.y;
+  int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+  WarpExchange<float> exchange;
+  Row<T, kPack, kItems> weight, current, next;
+  if (row < rows) current.load(x(row), p.width);
+  weight.load(static_cast<const T*>(p.weight), p.width);
+  for (; row < rows; row += step) {
+    if (kAhead && row + step < rows) next.load(x(row + step), p.width);
+    float sum = 0.0f;
+    current.each(p.width, [&](const Packs& pack, int64_t) { sum += squares(pack); });
+    const float scale = inverse_root(row_sum(sum, exchange), p.width, p.eps);
+    T* out = static_cast<T*>(p.out) + offset(row, p.out_stride_t, p.out_stride_h);
+    current.each_with(weight, p.width, [&](const Packs& pack, const Packs& factor, int64_t c) {
+      store_pack(out + c, scaled(pack, scale, factor));
+    });
+    if constexpr (kAhead) {
+      current = next;
+    } else if (row + step < rows) {
+      current.load(x(row + step), p.width);
+    }
+  }
+}
+
+template <class T, int kPack, int kItems, bool kAhead = true>
+__global__ void __launch_bounds__(kMaxRowThreads)
     add_rms_norm_kernel(const __grid_constant__ AddRmsNormParams p) {
-  const T* x = static_cast<const T*>(p.x) + blockIdx.x * p.x_stride;
-  T* residual = static_cast<T*>(p.residual) + blockIdx.x * p.residual_stride;
-  float row[kItems][kPack], squares = 0.0f;
-  for_packs<kPack, kItems>(p.width, [&](int i, int64_t c) {
-    const auto pack = load_pack<kPack>(x + c);
-    auto sum = load_pack<kPack>(residual + c);
-#pragma unroll
-    for (int j = 0; j < kPack; ++j) {
-      sum.value[j] = from_float<T>(to_float(sum.value[j]) + to_float(pack.value[j]));
-      row[i][j] = to_float(sum.value[j]);  // the norm is that of the rounded sum
-      squares += row[i][j] * row[i][j];
+  using Packs = Pack<T, kPack>;
+  wait_for_previous();
+  let_next_begin();
+  const auto x = [&](int64_t row) { return static_cast<const T*>(p.x) + row * p.x_stride; };
+  const auto residual = [&](int64_t row) {
+    return static_cast<T*>(p.residual) + row * p.residual_stride;
+  };
+  const int64_t step = int64_t{gridDim.x} * blockDim.y;
+  int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+  WarpExchange<float> exchange;
+  Row<T, kPack, kItems> weight, current, addend, next, next_addend;
+  if (row < p.num_tokens) {
+    current.load(residual(row), p.width);
+    addend.load(x(row), p.width);
+  }
+  weight.load(static_cast<const T*>(p.weight), p.width);
+  for (; row < p.num_tokens; row += step) {
+    if (kAhead && row + step < p.num_tokens) {
+      next.load(residual(row + step), p.width);
+      next_addend.load(x(row + step), p.width);
     }
-    store_pack(residual + c, sum);
-  });
-  const float scale = inverse_root(block_reduce(squares, Sum{}, 0.0f), p.width, p.eps);
-  scale_row(row, scale, static_cast<const T*>(p.weight), p.width,
-            static_cast<T*>(p.out) + blockIdx.x * p.out_stride);
+    float sum = 0.0f;
+    T* total_row = residual(row);
+    current.each_with(addend, p.width, [&](Packs& total, const Packs& other, int64_t c) {
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) {
+        total.value[j] = from_float<T>(to_float(total.value[j]) + to_float(other.value[j]));
+      }
+      store_pack(total_row + c, total);
+      sum += squares(total);  // the norm is that of the rounded sum
+    });
+    const float scale = inverse_root(row_sum(sum, exchange), p.width, p.eps);
+    T* out = static_cast<T*>(p.out) + row * p.out_stride;
+    current.each_with(weight, p.width, [&](const Packs& pack, const Packs& factor, int64_t c) {
+      store_pack(out + c, scaled(pack, scale, factor));
+    });
+    if constexpr (kAhead) {
+      current = next;
+      addend = next_addend;
+    } else if (row + step < p.num_tokens) {
+      current.load(residual(row + step), p.width);
+      addend.load(x(row + step), p.width);
+    }
+  }
 }
 
 template <class T>
 cudaError_t launch_rms_norm(const RmsNormParams& p, cudaStream_t stream) {
   const int64_t rows = p.num_tokens * p.num_heads;
-  if (rows == 0) return cudaSuccess;
-  return dispatch_pack<T>(
-      [&](auto pack) {
-        return dispatch_items<pack>(p.width, [&](auto items, unsigned threads) {
-          rms_norm_kernel<T, pack, items><<<static_cast<unsigned>(rows), threads, 0, stream>>>(p);
-          return cudaGetLastError();
-        });
+  return dispatch_row<T>(
+      rows, p.width,
+      [&](auto pack, auto items, RowGrid shape) {
+        return launch_dependent(rms_norm_kernel<T, pack, items>, shape.grid, shape.block, stream,
+                                p);
       },
-      p.width, p.x_stride_t | p.x_stride_h | p.out_stride_t | p.out_stride_h, p.x, p.weight, p.out);
+      p.x_stride_t | p.x_stride_h | p.out_stride_t | p.out_stride_h, p.x, p.weight, p.out);
 }
 
 template <class T>
 cudaError_t launch_add_rms_norm(const AddRmsNormParams& p, cudaStream_t stream) {
-  if (p.num_tokens == 0) return cudaSuccess;
-  return dispatch_pack<T>(
-      [&](auto pack) {
-        return dispatch_items<pack>(p.width, [&](auto items, unsigned threads) {
-          add_rms_norm_kernel<T, pack, items>
-              <<<static_cast<unsigned>(p.num_tokens), threads, 0, stream>>>(p);
-          return cudaGetLastError();
-        });
+  return dispatch_row<T>(
+      p.num_tokens, p.width,
+      [&](auto pack, auto items, RowGrid shape) {
+        return launch_dependent(add_rms_norm_kernel<T, pack, items>, shape.grid, shape.block,
+                                stream, p);
       },
-      p.width, p.x_stride | p.residual_stride | p.out_stride, p.x, p.residual, p.weight, p.out);
+      p.x_stride | p.residual_stride | p.out_stride, p.x, p.residual, p.weight, p.out);
 }
 
 }  // namespace lightvl::cuda
