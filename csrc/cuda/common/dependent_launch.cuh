@@ -23,6 +23,12 @@ __device__ inline void wait_for_previous() {
 #endif
 }
 
+// Has the cache line at `from` fetched to L2: the one thing that may be asked for before the wait,
+// since L2 sees what others write.
+__device__ inline void prefetch_to_l2(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
+
 __device__ inline void let_next_begin() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #ifndef TRIGGER_EARLY

@@ -23,10 +23,13 @@ struct RowChunks {
 template <class Op, int kItems>
 __global__ void __launch_bounds__(512)
     elementwise_kernel(const __grid_constant__ Op op, const __grid_constant__ RowChunks shape) {
-  wait_for_previous();
-  let_next_begin();
   const int64_t row = int64_t{blockIdx.x / shape.chunks} * blockDim.y + threadIdx.y;
   const unsigned first = blockIdx.x % shape.chunks * (blockDim.x * kItems) + threadIdx.x;
+  if constexpr (requires { op.prefetch(row); }) {
+    if (row < shape.rows && threadIdx.x == 0) op.prefetch(row);
+  }
+  wait_for_previous();
+  let_next_begin();
   if (row >= shape.rows) return;
   const auto column = [&](int i) { return int64_t{first + i * blockDim.x} * Op::kPack; };
   typename Op::Inputs inputs[kItems];
@@ -61,7 +64,7 @@ cudaError_t launch_elementwise(const Op& op, int64_t rows, int64_t width, cudaSt
   if (rows * width / Op::kPack < kManyPacks) {
     return launch_elementwise_items<1>(op, rows, width, 128, stream);
   }
-  return launch_elementwise_items<2>(op, rows, width, 256, stream);
+  return launch_elementwise_items<1>(op, rows, width, 256, stream);
 }
 
 }  // namespace lightvl::cuda

@@ -11,57 +11,100 @@
 
 namespace lightvl::cuda {
 
+#ifdef ROW_MAXREG
+#define ROW_REGS __maxnreg__(ROW_MAXREG)
+#else
+#define ROW_REGS __launch_bounds__(kMaxRowThreads)
+#endif
 constexpr int kMaxRowThreads = 512;
 constexpr int kMaxRowWarps = kMaxRowThreads / 32;
 constexpr int64_t kMaxRowBlocks = INT32_MAX;
+
+// Has a row that all blocks share fetched to L2 by the first of them.
+__device__ inline void prefetch_row(const void* row, int64_t bytes) {
+  constexpr int kLine = 128;
+  if (blockIdx.x > 0 || threadIdx.y > 0) return;
+  for (int64_t i = threadIdx.x * kLine; i < bytes; i += blockDim.x * kLine) {
+    prefetch_to_l2(static_cast<const char*>(row) + i);
+  }
+}
+
+// A pack's bits in whole registers. Unpacking tells the compiler nothing of their origin: else it
+// would keep the elements of one pass over a row for the next, in two to four times the registers.
+template <class T, int kPack>
+class PackBits {
+ public:
+  PackBits() = default;
+  __device__ explicit PackBits(const Pack<T, kPack>& pack)
+      : bits_(reinterpret_cast<const Bits&>(pack)) {}
+
+  __device__ Pack<T, kPack> unpack() const {
+    Bits bits = bits_;
+    if constexpr (kIsWide) {
+      asm volatile("" : "+r"(bits.x), "+r"(bits.y), "+r"(bits.z), "+r"(bits.w));
+    }
+    return reinterpret_cast<Pack<T, kPack>&>(bits);
+  }
+
+ private:
+  static constexpr bool kIsWide = sizeof(Pack<T, kPack>) == sizeof(uint4);
+  using Bits = std::conditional_t<kIsWide, uint4, Pack<T, kPack>>;
+  Bits bits_;
+};
 
 // This thread's packs of a row: kItems of them, each adjoining those of the other threads.
 template <class T, int kPack, int kItems>
 class Row {
  public:
-  __device__ void load(const T* row, int64_t width) {
-    each_item(width, [&](int i, int64_t c) { packs_[i] = load_pack<kPack>(row + c); });
+  __device__ void load(const T* row, int width) {
+    each_item(width, [&](int i, int c) { packs_[i] = Bits(load_pack<kPack>(row + c)); });
   }
 
   // Calls f(pack, c) for each pack, which begins at element c.
   template <class F>
-  __device__ void each(int64_t width, F&& f) const {
-    each_item(width, [&](int i, int64_t c) { f(packs_[i], c); });
+  __device__ void each(int width, F&& f) const {
+    each_item(width, [&](int i, int c) { f(packs_[i].unpack(), c); });
   }
 
   // Calls f(pack, other's pack, c); the former may be changed.
   template <class F>
-  __device__ void each_with(const Row& other, int64_t width, F&& f) {
-    each_item(width, [&](int i, int64_t c) { f(packs_[i], other.packs_[i], c); });
+  __device__ void each_with(const Row& other, int width, F&& f) {
+    each_item(width, [&](int i, int c) {
+      Pack<T, kPack> pack = packs_[i].unpack();
+      f(pack, other.packs_[i].unpack(), c);
+      packs_[i] = Bits(pack);
+    });
   }
 
  private:
+  using Bits = PackBits<T, kPack>;
+
   template <class F>
-  static __device__ void each_item(int64_t width, F&& f) {
+  static __device__ void each_item(int width, F&& f) {
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      const int64_t c = int64_t{i * blockDim.x + threadIdx.x} * kPack;
+      const int c = static_cast<int>(i * blockDim.x + threadIdx.x) * kPack;
       if (c < width) f(i, c);
     }
   }
 
-  Pack<T, kPack> packs_[kItems];
+  Bits packs_[kItems];
 };
 
 // A row too wide for registers: its packs are read again at each pass, from where they were loaded.
 template <class T, int kPack>
 class Row<T, kPack, 0> {
  public:
-  __device__ void load(const T* row, int64_t) { row_ = row; }
+  __device__ void load(const T* row, int) { row_ = row; }
 
   template <class F>
-  __device__ void each(int64_t width, F&& f) const {
-    each_pack(width, [&](int64_t c) { f(load_pack<kPack>(row_ + c), c); });
+  __device__ void each(int width, F&& f) const {
+    each_pack(width, [&](int c) { f(load_pack<kPack>(row_ + c), c); });
   }
 
   template <class F>
-  __device__ void each_with(const Row& other, int64_t width, F&& f) {
-    each_pack(width, [&](int64_t c) {
+  __device__ void each_with(const Row& other, int width, F&& f) {
+    each_pack(width, [&](int c) {
       Pack<T, kPack> pack = load_pack<kPack>(row_ + c);
       f(pack, load_pack<kPack>(other.row_ + c), c);
     });
@@ -69,8 +112,8 @@ class Row<T, kPack, 0> {
 
  private:
   template <class F>
-  static __device__ void each_pack(int64_t width, F&& f) {
-    for (int64_t c = int64_t{threadIdx.x} * kPack; c < width; c += int64_t{blockDim.x} * kPack) {
+  static __device__ void each_pack(int width, F&& f) {
+    for (int c = static_cast<int>(threadIdx.x) * kPack; c < width; c += blockDim.x * kPack) {
       f(c);
     }
   }
@@ -138,7 +181,7 @@ cudaError_t dispatch_row(int64_t rows, int64_t width, F&& f, int64_t strides_or,
         const auto with = [&](auto items) {
           return f(pack, items, row_grid(rows, packs, items, kMaxRowBlocks));
         };
-        if (packs <= kMaxRowThreads) return with(std::integral_constant<int, 1>{});
+        if (packs <= 32) return with(std::integral_constant<int, 1>{});
         if (packs <= 2 * kMaxRowThreads) return with(std::integral_constant<int, 2>{});
         if (packs <= 4 * kMaxRowThreads) return with(std::integral_constant<int, 4>{});
         if constexpr (pack == 1) {

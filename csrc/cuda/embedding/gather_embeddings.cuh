@@ -12,6 +12,13 @@ struct GatherRow {
   using Inputs = Word;
   GatherEmbeddingsParams p;
 
+#ifndef NO_PREFETCH
+  __device__ void prefetch(int64_t t) const {
+    prefetch_to_l2(p.ids + t);
+    prefetch_to_l2(p.image_rows + t);
+  }
+#endif
+
   __device__ Word load(int64_t t, int64_t word) const {
     const bool is_image = p.image_arena != nullptr && p.image_rows[t] >= 0;
     const char* row =

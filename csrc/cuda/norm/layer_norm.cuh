@@ -15,16 +15,16 @@ struct alignas(16) Moments {
 
 // Of the elements that a row's threads hold; `count` is the number of elements of this warp.
 template <class T, int kPack, int kItems>
-__device__ Moments row_moments(const Row<T, kPack, kItems>& row, int64_t width, float count,
+__device__ Moments row_moments(const Row<T, kPack, kItems>& row, int width, float count,
                                WarpExchange<Moments>& exchange) {
   using Packs = Pack<T, kPack>;
   float sum = 0.0f, squares = 0.0f;
-  row.each(width, [&](const Packs& pack, int64_t) {
+  row.each(width, [&](const Packs& pack, int) {
 #pragma unroll
     for (int j = 0; j < kPack; ++j) sum += to_float(pack.value[j]);
   });
   const float mean = warp_reduce(sum, Sum{}) / fmaxf(count, 1.0f);
-  row.each(width, [&](const Packs& pack, int64_t) {
+  row.each(width, [&](const Packs& pack, int) {
 #pragma unroll
     for (int j = 0; j < kPack; ++j) {
       const float centred = to_float(pack.value[j]) - mean;
@@ -46,27 +46,30 @@ __device__ Moments row_moments(const Row<T, kPack, kItems>& row, int64_t width, 
 }
 
 template <class T, int kPack, int kItems, bool kAhead = true>
-__global__ void __launch_bounds__(kMaxRowThreads)
+__global__ void ROW_REGS
     layer_norm_kernel(const __grid_constant__ LayerNormParams p) {
   using Packs = Pack<T, kPack>;
+  prefetch_row(p.weight, p.width * sizeof(T));
+  prefetch_row(p.bias, p.width * sizeof(T));
   wait_for_previous();
   let_next_begin();
   const auto x = [&](int64_t row) { return static_cast<const T*>(p.x) + row * p.x_stride; };
   const int64_t step = int64_t{gridDim.x} * blockDim.y;
   int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+  const int width = static_cast<int>(p.width);
   WarpExchange<Moments> exchange;
   Row<T, kPack, kItems> weight, current, next;
-  if (row < p.num_tokens) current.load(x(row), p.width);
-  weight.load(static_cast<const T*>(p.weight), p.width);
+  if (row < p.num_tokens) current.load(x(row), width);
+  weight.load(static_cast<const T*>(p.weight), width);
   float count = 0.0f;
-  weight.each(p.width, [&](const Packs&, int64_t) { count += kPack; });
+  weight.each(width, [&](const Packs&, int) { count += kPack; });
   count = warp_reduce(count, Sum{});
   for (; row < p.num_tokens; row += step) {
-    if (kAhead && row + step < p.num_tokens) next.load(x(row + step), p.width);
+    if (kAhead && row + step < p.num_tokens) next.load(x(row + step), width);
     const Moments moments = row_moments(current, p.width, count, exchange);
     const float scale = rsqrtf(moments.squares / moments.count + p.eps);
     T* out = static_cast<T*>(p.out) + row * p.out_stride;
-    current.each_with(weight, p.width, [&](const Packs& pack, const Packs& factor, int64_t c) {
+    current.each_with(weight, width, [&](const Packs& pack, const Packs& factor, int c) {
       const Packs bias = load_pack<kPack>(static_cast<const T*>(p.bias) + c);
       Packs result;
 #pragma unroll
@@ -80,7 +83,7 @@ __global__ void __launch_bounds__(kMaxRowThreads)
     if constexpr (kAhead) {
       current = next;
     } else if (row + step < p.num_tokens) {
-      current.load(x(row + step), p.width);
+      current.load(x(row + step), width);
     }
   }
 }

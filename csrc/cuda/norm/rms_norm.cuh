@@ -8,9 +8,6 @@
 
 namespace lightvl::cuda {
 
-__device__ inline float inverse_root(float sum, int64_t width, float eps) {
-  return rsqrtf(sum / static_cast<float>(width) + eps);
-}
 
 template <class T, int kPack>
 __device__ float squares(const Pack<T, kPack>& pack) {
@@ -32,9 +29,11 @@ __device__ Pack<T, kPack> scaled(const Pack<T, kPack>& pack, float scale,
 }
 
 template <class T, int kPack, int kItems, bool kAhead = true>
-__global__ void __launch_bounds__(kMaxRowThreads)
+__global__ void ROW_REGS
     rms_norm_kernel(const __grid_constant__ RmsNormParams p) {
   using Packs = Pack<T, kPack>;
+  prefetch_row(p.weight, p.width * sizeof(T));
+  const float inverse_width = 1.0f / static_cast<float>(p.width);
   wait_for_previous();
   let_next_begin();
   const auto offset = [&](int64_t row, int64_t stride_t, int64_t stride_h) {
@@ -47,31 +46,34 @@ __global__ void __launch_bounds__(kMaxRowThreads)
   };
   const int64_t rows = p.num_tokens * p.num_heads, step = int64_t{gridDim.x} * blockDim.y;
   int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+  const int width = static_cast<int>(p.width);
   WarpExchange<float> exchange;
   Row<T, kPack, kItems> weight, current, next;
-  if (row < rows) current.load(x(row), p.width);
-  weight.load(static_cast<const T*>(p.weight), p.width);
+  if (row < rows) current.load(x(row), width);
+  weight.load(static_cast<const T*>(p.weight), width);
   for (; row < rows; row += step) {
-    if (kAhead && row + step < rows) next.load(x(row + step), p.width);
+    if (kAhead && row + step < rows) next.load(x(row + step), width);
     float sum = 0.0f;
-    current.each(p.width, [&](const Packs& pack, int64_t) { sum += squares(pack); });
-    const float scale = inverse_root(row_sum(sum, exchange), p.width, p.eps);
+    current.each(width, [&](const Packs& pack, int) { sum += squares(pack); });
+    const float scale = rsqrtf(row_sum(sum, exchange) * inverse_width + p.eps);
     T* out = static_cast<T*>(p.out) + offset(row, p.out_stride_t, p.out_stride_h);
-    current.each_with(weight, p.width, [&](const Packs& pack, const Packs& factor, int64_t c) {
+    current.each_with(weight, width, [&](const Packs& pack, const Packs& factor, int c) {
       store_pack(out + c, scaled(pack, scale, factor));
     });
     if constexpr (kAhead) {
       current = next;
     } else if (row + step < rows) {
-      current.load(x(row + step), p.width);
+      current.load(x(row + step), width);
     }
   }
 }
 
 template <class T, int kPack, int kItems, bool kAhead = true>
-__global__ void __launch_bounds__(kMaxRowThreads)
+__global__ void ROW_REGS
     add_rms_norm_kernel(const __grid_constant__ AddRmsNormParams p) {
   using Packs = Pack<T, kPack>;
+  prefetch_row(p.weight, p.width * sizeof(T));
+  const float inverse_width = 1.0f / static_cast<float>(p.width);
   wait_for_previous();
   let_next_begin();
   const auto x = [&](int64_t row) { return static_cast<const T*>(p.x) + row * p.x_stride; };
@@ -80,21 +82,22 @@ __global__ void __launch_bounds__(kMaxRowThreads)
   };
   const int64_t step = int64_t{gridDim.x} * blockDim.y;
   int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+  const int width = static_cast<int>(p.width);
   WarpExchange<float> exchange;
   Row<T, kPack, kItems> weight, current, addend, next, next_addend;
   if (row < p.num_tokens) {
-    current.load(residual(row), p.width);
-    addend.load(x(row), p.width);
+    current.load(residual(row), width);
+    addend.load(x(row), width);
   }
-  weight.load(static_cast<const T*>(p.weight), p.width);
+  weight.load(static_cast<const T*>(p.weight), width);
   for (; row < p.num_tokens; row += step) {
     if (kAhead && row + step < p.num_tokens) {
-      next.load(residual(row + step), p.width);
-      next_addend.load(x(row + step), p.width);
+      next.load(residual(row + step), width);
+      next_addend.load(x(row + step), width);
     }
     float sum = 0.0f;
     T* total_row = residual(row);
-    current.each_with(addend, p.width, [&](Packs& total, const Packs& other, int64_t c) {
+    current.each_with(addend, width, [&](Packs& total, const Packs& other, int c) {
 #pragma unroll
       for (int j = 0; j < kPack; ++j) {
         total.value[j] = from_float<T>(to_float(total.value[j]) + to_float(other.value[j]));
@@ -102,17 +105,17 @@ __global__ void __launch_bounds__(kMaxRowThreads)
       store_pack(total_row + c, total);
       sum += squares(total);  // the norm is that of the rounded sum
     });
-    const float scale = inverse_root(row_sum(sum, exchange), p.width, p.eps);
+    const float scale = rsqrtf(row_sum(sum, exchange) * inverse_width + p.eps);
     T* out = static_cast<T*>(p.out) + row * p.out_stride;
-    current.each_with(weight, p.width, [&](const Packs& pack, const Packs& factor, int64_t c) {
+    current.each_with(weight, width, [&](const Packs& pack, const Packs& factor, int c) {
       store_pack(out + c, scaled(pack, scale, factor));
     });
     if constexpr (kAhead) {
       current = next;
       addend = next_addend;
     } else if (row + step < p.num_tokens) {
-      current.load(residual(row + step), p.width);
-      addend.load(x(row + step), p.width);
+      current.load(residual(row + step), width);
+      addend.load(x(row + step), width);
     }
   }
 }

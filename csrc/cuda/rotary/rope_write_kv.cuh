@@ -14,6 +14,11 @@
 
 namespace lightvl::cuda {
 
+#ifdef ROPE_MAXREG
+#define ROPE_REGS __maxnreg__(ROPE_MAXREG)
+#else
+#define ROPE_REGS __launch_bounds__(kRopeMaxThreads)
+#endif
 constexpr int kRopeMaxThreads = 512;
 
 // Geometry that the kernel needs beside its block and grid.
@@ -121,12 +126,18 @@ __device__ void rotate(RopeHead<T, kPack, kLanes, kPieces>& head,
 }
 
 template <class T, int kPack, int kLanes, int kPieces, int kHeads>
-__global__ void __launch_bounds__(kRopeMaxThreads)
+__global__ void ROPE_REGS
     rope_write_kv_kernel(const __grid_constant__ RopeWriteKvParams p,
                          const __grid_constant__ RopeGrid grid) {
+  const int64_t t = blockIdx.x / grid.blocks_a_token;
+#ifndef NO_PREFETCH
+  if (threadIdx.x + threadIdx.y == 0) {
+    prefetch_to_l2(p.rows + t);
+    prefetch_to_l2(p.slots + t);
+  }
+#endif
   wait_for_previous();
   let_next_begin();
-  const int64_t t = blockIdx.x / grid.blocks_a_token;
   const int first =
       static_cast<int>(blockIdx.x % grid.blocks_a_token * blockDim.y * kHeads + threadIdx.y);
   const int half = static_cast<int>(p.head_dim / 2);
@@ -214,8 +225,7 @@ template <class T>
 cudaError_t launch_rope_write_kv(const RopeWriteKvParams& p, cudaStream_t stream) {
   if (p.num_tokens == 0 || p.head_dim == 0) return cudaSuccess;
   return dispatch_rope<T>(p, [&](auto pack, auto lanes, auto pieces) {
-    if (p.num_tokens < 512) return launch_rope<T, pack, lanes, pieces, 1>(p, 128, stream);
-    return launch_rope<T, pack, lanes, pieces, 2>(p, 256, stream);
+    return launch_rope<T, pack, lanes, pieces, 1>(p, 128, stream);
   });
 }
 
