@@ -16,9 +16,6 @@ namespace lightvl::cuda {
 
 __device__ inline void wait_for_previous() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-#ifdef TRIGGER_EARLY
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
@@ -31,9 +28,7 @@ __device__ inline void prefetch_to_l2(const void* from) {
 
 __device__ inline void let_next_begin() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-#ifndef TRIGGER_EARLY
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
 #endif
 }
 
@@ -75,11 +70,7 @@ cudaError_t launch_dependent(void (*kernel)(Params...), dim3 grid, dim3 block, c
   config.blockDim = block;
   config.stream = stream;
   config.attrs = &overlap;
-#ifdef NO_PDL
-  config.numAttrs = 0;
-#else
   config.numAttrs = detail::can_launch_dependent() ? 1 : 0;
-#endif
   return cudaLaunchKernelEx(&config, kernel, params...);
 }
 

@@ -2,7 +2,8 @@
 // theirs.
 //
 // An Op has `Inputs load(int64_t row, int64_t c) const`, `void store(int64_t row, int64_t c, const
-// Inputs&) const` for the pack that begins at element c of a row, and kPack. A row is cut into
+// Inputs&) const` for the pack that begins at element c of a row, and kPack; optionally `void
+// prefetch(int64_t row) const`, called once per row before anything may be read. A row is cut into
 // chunks of one block; where it is narrow, threadIdx.y runs over several rows.
 #pragma once
 
@@ -13,7 +14,7 @@
 
 namespace lightvl::cuda {
 
-constexpr int kElementwiseThreads = 256;
+constexpr int kElementwiseThreads = 128;
 
 struct RowChunks {
   int64_t rows, width;
@@ -21,7 +22,7 @@ struct RowChunks {
 };
 
 template <class Op, int kItems>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(kElementwiseThreads)
     elementwise_kernel(const __grid_constant__ Op op, const __grid_constant__ RowChunks shape) {
   const int64_t row = int64_t{blockIdx.x / shape.chunks} * blockDim.y + threadIdx.y;
   const unsigned first = blockIdx.x % shape.chunks * (blockDim.x * kItems) + threadIdx.x;
@@ -43,28 +44,20 @@ __global__ void __launch_bounds__(512)
   }
 }
 
-template <int kItems, class Op>
-cudaError_t launch_elementwise_items(const Op& op, int64_t rows, int64_t width, int64_t max_threads,
-                                     cudaStream_t stream) {
+// One pack a thread is the fastest where a pack has arithmetic to it: more threads hide more.
+template <int kItems = 1, class Op>
+cudaError_t launch_elementwise(const Op& op, int64_t rows, int64_t width, cudaStream_t stream) {
+  if (rows == 0 || width == 0) return cudaSuccess;
   const auto parts = [](int64_t whole, int64_t part) { return (whole + part - 1) / part; };
   const int64_t packs = parts(width, Op::kPack);
-  const int64_t chunks = parts(packs, max_threads * kItems);
+  const int64_t chunks = parts(packs, kElementwiseThreads * kItems);
   const int64_t threads = parts(parts(packs, chunks * kItems), 32) * 32;
-  const int64_t rows_a_block = chunks == 1 ? std::max<int64_t>(max_threads / threads, 1) : 1;
+  const int64_t rows_a_block = chunks == 1 ? kElementwiseThreads / threads : 1;
   const int64_t blocks = parts(rows, rows_a_block) * chunks;
   if (blocks > INT32_MAX) return cudaErrorInvalidValue;
-  return launch_dependent(elementwise_kernel<Op, kItems>, dim3(blocks), dim3(threads, rows_a_block),
-                          stream, op, RowChunks{rows, width, static_cast<unsigned>(chunks)});
-}
-
-template <class Op>
-cudaError_t launch_elementwise(const Op& op, int64_t rows, int64_t width, cudaStream_t stream) {
-  if (rows * width == 0) return cudaSuccess;
-  constexpr int64_t kManyPacks = 1 << 18;
-  if (rows * width / Op::kPack < kManyPacks) {
-    return launch_elementwise_items<1>(op, rows, width, 128, stream);
-  }
-  return launch_elementwise_items<1>(op, rows, width, 256, stream);
+  const dim3 block(static_cast<unsigned>(threads), static_cast<unsigned>(rows_a_block));
+  return launch_dependent(elementwise_kernel<Op, kItems>, dim3(static_cast<unsigned>(blocks)),
+                          block, stream, op, RowChunks{rows, width, static_cast<unsigned>(chunks)});
 }
 
 }  // namespace lightvl::cuda

@@ -1,9 +1,10 @@
 // Rows that are reduced: each belongs to the blockDim.x threads (whole warps) of one threadIdx.y,
-// which keep it in registers between the reduction and the result, and a block goes over rows
-// blockIdx.x * blockDim.y + threadIdx.y and on in steps of the grid.
+// which keep it in registers between the reduction and the result, so that it is read once.
+//
+// A block has one row, or several of one warp each. Blocks that live for one row were faster than
+// blocks that stay and load the next row early, into registers or shared memory: see
+// docs/kernels.md.
 #pragma once
-
-#include <algorithm>
 
 #include "cuda/common/dependent_launch.cuh"
 #include "cuda/common/numeric.cuh"
@@ -11,14 +12,11 @@
 
 namespace lightvl::cuda {
 
-#ifdef ROW_MAXREG
-#define ROW_REGS __maxnreg__(ROW_MAXREG)
-#else
-#define ROW_REGS __launch_bounds__(kMaxRowThreads)
-#endif
 constexpr int kMaxRowThreads = 512;
 constexpr int kMaxRowWarps = kMaxRowThreads / 32;
-constexpr int64_t kMaxRowBlocks = INT32_MAX;
+
+// The row of this thread.
+__device__ inline int64_t row_index() { return int64_t{blockIdx.x} * blockDim.y + threadIdx.y; }
 
 // Has a row that all blocks share fetched to L2 by the first of them.
 __device__ inline void prefetch_row(const void* row, int64_t bytes) {
@@ -28,29 +26,6 @@ __device__ inline void prefetch_row(const void* row, int64_t bytes) {
     prefetch_to_l2(static_cast<const char*>(row) + i);
   }
 }
-
-// A pack's bits in whole registers. Unpacking tells the compiler nothing of their origin: else it
-// would keep the elements of one pass over a row for the next, in two to four times the registers.
-template <class T, int kPack>
-class PackBits {
- public:
-  PackBits() = default;
-  __device__ explicit PackBits(const Pack<T, kPack>& pack)
-      : bits_(reinterpret_cast<const Bits&>(pack)) {}
-
-  __device__ Pack<T, kPack> unpack() const {
-    Bits bits = bits_;
-    if constexpr (kIsWide) {
-      asm volatile("" : "+r"(bits.x), "+r"(bits.y), "+r"(bits.z), "+r"(bits.w));
-    }
-    return reinterpret_cast<Pack<T, kPack>&>(bits);
-  }
-
- private:
-  static constexpr bool kIsWide = sizeof(Pack<T, kPack>) == sizeof(uint4);
-  using Bits = std::conditional_t<kIsWide, uint4, Pack<T, kPack>>;
-  Bits bits_;
-};
 
 // This thread's packs of a row: kItems of them, each adjoining those of the other threads.
 template <class T, int kPack, int kItems>
@@ -113,38 +88,27 @@ class Row<T, kPack, 0> {
  private:
   template <class F>
   static __device__ void each_pack(int width, F&& f) {
-    for (int c = static_cast<int>(threadIdx.x) * kPack; c < width; c += blockDim.x * kPack) {
-      f(c);
-    }
+    for (int c = static_cast<int>(threadIdx.x) * kPack; c < width; c += blockDim.x * kPack) f(c);
   }
 
   const T* row_;
 };
 
-// One value of each warp of a row, seen by all of them. Consecutive exchanges of a block alternate
-// between two buffers, so that one barrier each is enough.
+// One value of each warp of a row that takes the whole block, seen by all of them. Called once.
 template <class T>
-class WarpExchange {
- public:
-  __device__ const T* share(T value) {
-    __shared__ T buffers[2][kMaxRowWarps];
-    T* buffer = buffers[turn_];
-    turn_ ^= 1;
-    if (threadIdx.x % 32 == 0) buffer[threadIdx.x / 32] = value;
-    __syncthreads();
-    return buffer;
-  }
+__device__ const T* share_between_warps(T value) {
+  __shared__ T values[kMaxRowWarps];
+  if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = value;
+  __syncthreads();
+  return values;
+}
 
- private:
-  int turn_ = 0;
-};
-
-// Sum over the threads of a row.
-__device__ inline float row_sum(float value, WarpExchange<float>& exchange) {
+// Sum over the threads of a row. Called once.
+__device__ inline float row_sum(float value) {
   value = warp_reduce(value, Sum{});
-  if (blockDim.x == 32) return value;
-  const float* partial = exchange.share(value);
   const int num_warps = blockDim.x / 32;
+  if (num_warps == 1) return value;
+  const float* partial = share_between_warps(value);
   float sum = 0.0f;
 #pragma unroll
   for (int w = 0; w < kMaxRowWarps; ++w) {
@@ -153,24 +117,23 @@ __device__ inline float row_sum(float value, WarpExchange<float>& exchange) {
   return sum;
 }
 
-// How rows are spread over threads and blocks.
 struct RowGrid {
   dim3 grid, block;
 };
 
-// For `items` packs a thread, 0: any number. No more than `max_blocks` blocks.
-inline RowGrid row_grid(int64_t rows, int64_t packs, int64_t items, int64_t max_blocks) {
+// For `items` packs a thread, 0: any number.
+inline RowGrid row_grid(int64_t rows, int64_t packs, int64_t items) {
   const auto parts = [](int64_t whole, int64_t part) { return (whole + part - 1) / part; };
+  constexpr int64_t kSingleWarps = 4;
   const int64_t threads = items == 0 ? kMaxRowThreads : parts(parts(packs, items), 32) * 32;
-  const int64_t rows_a_block = threads == 32 ? 4 : 1;
-  const int64_t blocks = std::min(parts(rows, rows_a_block), max_blocks);
-  return {dim3(static_cast<unsigned>(blocks)),
+  const int64_t rows_a_block = threads == 32 ? kSingleWarps : 1;
+  return {dim3(static_cast<unsigned>(parts(rows, rows_a_block))),
           dim3(static_cast<unsigned>(threads), static_cast<unsigned>(rows_a_block))};
 }
 
 // Calls f(pack, items, RowGrid) with the elements of a pack and the packs of a thread as integral
-// constants, for rows whose strides and addresses are given as to dispatch_pack.
-template <class T, class F, class... Values>
+// constants, at least kItems of them; strides and addresses are given as to dispatch_pack.
+template <class T, int kItems, class F, class... Values>
 cudaError_t dispatch_row(int64_t rows, int64_t width, F&& f, int64_t strides_or,
                          Values... addresses) {
   if (rows == 0 || width == 0) return cudaSuccess;
@@ -178,14 +141,13 @@ cudaError_t dispatch_row(int64_t rows, int64_t width, F&& f, int64_t strides_or,
   return dispatch_pack<T>(
       [&](auto pack) {
         const int64_t packs = (width + pack - 1) / pack;
-        const auto with = [&](auto items) {
-          return f(pack, items, row_grid(rows, packs, items, kMaxRowBlocks));
-        };
+        const auto with = [&](auto items) { return f(pack, items, row_grid(rows, packs, items)); };
         if (packs <= 32) return with(std::integral_constant<int, 1>{});
-        if (packs <= 2 * kMaxRowThreads) return with(std::integral_constant<int, 2>{});
-        if (packs <= 4 * kMaxRowThreads) return with(std::integral_constant<int, 4>{});
+        if (packs <= kItems * kMaxRowThreads) return with(std::integral_constant<int, kItems>{});
         if constexpr (pack == 1) {
           if (packs <= 16 * kMaxRowThreads) return with(std::integral_constant<int, 16>{});
+        } else {
+          if (packs <= 8 * kMaxRowThreads) return with(std::integral_constant<int, 8>{});
         }
         return with(std::integral_constant<int, 0>{});
       },

@@ -12,12 +12,10 @@ struct GatherRow {
   using Inputs = Word;
   GatherEmbeddingsParams p;
 
-#ifndef NO_PREFETCH
   __device__ void prefetch(int64_t t) const {
     prefetch_to_l2(p.ids + t);
     prefetch_to_l2(p.image_rows + t);
   }
-#endif
 
   __device__ Word load(int64_t t, int64_t word) const {
     const bool is_image = p.image_arena != nullptr && p.image_rows[t] >= 0;
@@ -41,7 +39,11 @@ inline cudaError_t launch_gather_embeddings(const GatherEmbeddingsParams& p, cud
   };
   const auto copy_as = [&]<class Word>(Word) {
     const auto words = p.row_bytes / static_cast<int64_t>(sizeof(Word));
-    return launch_elementwise(GatherRow<Word>{p}, p.num_tokens, words, stream);
+    constexpr int64_t kManyWords = 1 << 16;
+    if (p.num_tokens * words < kManyWords) {
+      return launch_elementwise(GatherRow<Word>{p}, p.num_tokens, words, stream);
+    }
+    return launch_elementwise<2>(GatherRow<Word>{p}, p.num_tokens, words, stream);
   };
   if (cuts_into(16)) return copy_as(uint4{});
   if (cuts_into(4)) return copy_as(uint32_t{});

@@ -13,10 +13,21 @@ struct alignas(16) Moments {
   float count, mean, squares;
 };
 
+// How many elements of a row the warp of this thread holds.
+template <int kPack>
+__device__ float elements_of_warp(int width) {
+  constexpr int kWarpElements = 32 * kPack;
+  int count = 0;
+  for (int c = static_cast<int>(threadIdx.x / 32) * kWarpElements; c < width;
+       c += blockDim.x * kPack) {
+    count += min(width - c, kWarpElements);
+  }
+  return static_cast<float>(count);
+}
+
 // Of the elements that a row's threads hold; `count` is the number of elements of this warp.
 template <class T, int kPack, int kItems>
-__device__ Moments row_moments(const Row<T, kPack, kItems>& row, int width, float count,
-                               WarpExchange<Moments>& exchange) {
+__device__ Moments row_moments(const Row<T, kPack, kItems>& row, int width, float count) {
   using Packs = Pack<T, kPack>;
   float sum = 0.0f, squares = 0.0f;
   row.each(width, [&](const Packs& pack, int) {
@@ -32,12 +43,14 @@ __device__ Moments row_moments(const Row<T, kPack, kItems>& row, int width, floa
     }
   });
   const Moments own{count, mean, warp_reduce(squares, Sum{})};
-  if (blockDim.x == 32) return own;
-  const Moments* warps = exchange.share(own);
   const int num_warps = blockDim.x / 32;
+  if (num_warps == 1) return own;
+  const Moments* warps = share_between_warps(own);
   Moments whole{static_cast<float>(width), 0.0f, 0.0f};
+#pragma unroll 1
   for (int w = 0; w < num_warps; ++w) whole.mean += warps[w].count * warps[w].mean;
   whole.mean /= whole.count;
+#pragma unroll 1
   for (int w = 0; w < num_warps; ++w) {
     const float apart = warps[w].mean - whole.mean;
     whole.squares += warps[w].squares + warps[w].count * apart * apart;
@@ -45,52 +58,40 @@ __device__ Moments row_moments(const Row<T, kPack, kItems>& row, int width, floa
   return whole;
 }
 
-template <class T, int kPack, int kItems, bool kAhead = true>
-__global__ void ROW_REGS
+template <class T, int kPack, int kItems>
+__global__ void __launch_bounds__(kMaxRowThreads, kItems <= 4 ? 2 : 1)
     layer_norm_kernel(const __grid_constant__ LayerNormParams p) {
   using Packs = Pack<T, kPack>;
-  prefetch_row(p.weight, p.width * sizeof(T));
-  prefetch_row(p.bias, p.width * sizeof(T));
+  const int64_t row = row_index();
+  const int width = static_cast<int>(p.width);
+  const float count = elements_of_warp<kPack>(width);
+  prefetch_row(p.weight, width * sizeof(T));
+  prefetch_row(p.bias, width * sizeof(T));
   wait_for_previous();
   let_next_begin();
-  const auto x = [&](int64_t row) { return static_cast<const T*>(p.x) + row * p.x_stride; };
-  const int64_t step = int64_t{gridDim.x} * blockDim.y;
-  int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
-  const int width = static_cast<int>(p.width);
-  WarpExchange<Moments> exchange;
-  Row<T, kPack, kItems> weight, current, next;
-  if (row < p.num_tokens) current.load(x(row), width);
+  if (row >= p.num_tokens) return;
+  Row<T, kPack, kItems> values, weight;
+  values.load(static_cast<const T*>(p.x) + row * p.x_stride, width);
   weight.load(static_cast<const T*>(p.weight), width);
-  float count = 0.0f;
-  weight.each(width, [&](const Packs&, int) { count += kPack; });
-  count = warp_reduce(count, Sum{});
-  for (; row < p.num_tokens; row += step) {
-    if (kAhead && row + step < p.num_tokens) next.load(x(row + step), width);
-    const Moments moments = row_moments(current, p.width, count, exchange);
-    const float scale = rsqrtf(moments.squares / moments.count + p.eps);
-    T* out = static_cast<T*>(p.out) + row * p.out_stride;
-    current.each_with(weight, width, [&](const Packs& pack, const Packs& factor, int c) {
-      const Packs bias = load_pack<kPack>(static_cast<const T*>(p.bias) + c);
-      Packs result;
+  const Moments moments = row_moments(values, width, count);
+  const float scale = rsqrtf(moments.squares / moments.count + p.eps);
+  T* out = static_cast<T*>(p.out) + row * p.out_stride;
+  values.each_with(weight, width, [&](const Packs& pack, const Packs& factor, int c) {
+    const Packs offset = load_pack<kPack>(static_cast<const T*>(p.bias) + c);
+    Packs result;
 #pragma unroll
-      for (int j = 0; j < kPack; ++j) {
-        const float normed = (to_float(pack.value[j]) - moments.mean) * scale;
-        result.value[j] =
-            from_float<T>(normed * to_float(factor.value[j]) + to_float(bias.value[j]));
-      }
-      store_pack(out + c, result);
-    });
-    if constexpr (kAhead) {
-      current = next;
-    } else if (row + step < p.num_tokens) {
-      current.load(x(row + step), width);
+    for (int j = 0; j < kPack; ++j) {
+      const float normed = (to_float(pack.value[j]) - moments.mean) * scale;
+      result.value[j] =
+          from_float<T>(normed * to_float(factor.value[j]) + to_float(offset.value[j]));
     }
-  }
+    store_pack(out + c, result);
+  });
 }
 
 template <class T>
 cudaError_t launch_layer_norm(const LayerNormParams& p, cudaStream_t stream) {
-  return dispatch_row<T>(
+  return dispatch_row<T, 4>(
       p.num_tokens, p.width,
       [&](auto pack, auto items, RowGrid shape) {
         return launch_dependent(layer_norm_kernel<T, pack, items>, shape.grid, shape.block, stream,

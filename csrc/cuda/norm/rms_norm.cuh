@@ -1,13 +1,9 @@
 // RMS norm of rows of width C, optionally of residual + x, which then replaces residual.
-//
-// A row is kept in registers between the sum of its squares and the result: every element is read
-// once. While a row is reduced and written, the block's next one is on its way.
 #pragma once
 
 #include "cuda/common/rows.cuh"
 
 namespace lightvl::cuda {
-
 
 template <class T, int kPack>
 __device__ float squares(const Pack<T, kPack>& pack) {
@@ -28,103 +24,71 @@ __device__ Pack<T, kPack> scaled(const Pack<T, kPack>& pack, float scale,
   return result;
 }
 
-template <class T, int kPack, int kItems, bool kAhead = true>
-__global__ void ROW_REGS
+// Blocks of kMaxRowThreads that fit an SM: few registers keep many short rows in flight.
+constexpr int row_blocks(int items) { return items <= 2 ? 3 : items <= 4 ? 2 : 1; }
+
+template <class T, int kPack, int kItems>
+__global__ void __launch_bounds__(kMaxRowThreads, row_blocks(kItems))
     rms_norm_kernel(const __grid_constant__ RmsNormParams p) {
   using Packs = Pack<T, kPack>;
-  prefetch_row(p.weight, p.width * sizeof(T));
-  const float inverse_width = 1.0f / static_cast<float>(p.width);
+  const auto row = static_cast<unsigned>(row_index()), heads = static_cast<unsigned>(p.num_heads);
+  const int64_t t = heads == 1 ? row : row / heads, h = heads == 1 ? 0 : row % heads;
+  const T* x = static_cast<const T*>(p.x) + t * p.x_stride_t + h * p.x_stride_h;
+  T* out = static_cast<T*>(p.out) + t * p.out_stride_t + h * p.out_stride_h;
+  const int width = static_cast<int>(p.width);
+  const float inverse_width = 1.0f / static_cast<float>(width);
+  prefetch_row(p.weight, width * sizeof(T));
   wait_for_previous();
   let_next_begin();
-  const auto offset = [&](int64_t row, int64_t stride_t, int64_t stride_h) {
-    if (p.num_heads == 1) return row * stride_t;
-    const auto t = static_cast<unsigned>(row) / static_cast<unsigned>(p.num_heads);
-    return t * stride_t + (row - t * p.num_heads) * stride_h;
-  };
-  const auto x = [&](int64_t row) {
-    return static_cast<const T*>(p.x) + offset(row, p.x_stride_t, p.x_stride_h);
-  };
-  const int64_t rows = p.num_tokens * p.num_heads, step = int64_t{gridDim.x} * blockDim.y;
-  int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
-  const int width = static_cast<int>(p.width);
-  WarpExchange<float> exchange;
-  Row<T, kPack, kItems> weight, current, next;
-  if (row < rows) current.load(x(row), width);
+  if (t >= p.num_tokens) return;
+  Row<T, kPack, kItems> values, weight;
+  values.load(x, width);
   weight.load(static_cast<const T*>(p.weight), width);
-  for (; row < rows; row += step) {
-    if (kAhead && row + step < rows) next.load(x(row + step), width);
-    float sum = 0.0f;
-    current.each(width, [&](const Packs& pack, int) { sum += squares(pack); });
-    const float scale = rsqrtf(row_sum(sum, exchange) * inverse_width + p.eps);
-    T* out = static_cast<T*>(p.out) + offset(row, p.out_stride_t, p.out_stride_h);
-    current.each_with(weight, width, [&](const Packs& pack, const Packs& factor, int c) {
-      store_pack(out + c, scaled(pack, scale, factor));
-    });
-    if constexpr (kAhead) {
-      current = next;
-    } else if (row + step < rows) {
-      current.load(x(row + step), width);
-    }
-  }
+  float sum = 0.0f;
+  values.each(width, [&](const Packs& pack, int) { sum += squares(pack); });
+  const float scale = rsqrtf(row_sum(sum) * inverse_width + p.eps);
+  values.each_with(weight, width, [&](const Packs& pack, const Packs& factor, int c) {
+    store_pack(out + c, scaled(pack, scale, factor));
+  });
 }
 
-template <class T, int kPack, int kItems, bool kAhead = true>
-__global__ void ROW_REGS
+template <class T, int kPack, int kItems>
+__global__ void __launch_bounds__(kMaxRowThreads, kItems <= 4 ? 2 : 1)
     add_rms_norm_kernel(const __grid_constant__ AddRmsNormParams p) {
   using Packs = Pack<T, kPack>;
-  prefetch_row(p.weight, p.width * sizeof(T));
-  const float inverse_width = 1.0f / static_cast<float>(p.width);
+  const int64_t row = row_index();
+  const T* x = static_cast<const T*>(p.x) + row * p.x_stride;
+  T* residual = static_cast<T*>(p.residual) + row * p.residual_stride;
+  T* out = static_cast<T*>(p.out) + row * p.out_stride;
+  const int width = static_cast<int>(p.width);
+  const float inverse_width = 1.0f / static_cast<float>(width);
+  prefetch_row(p.weight, width * sizeof(T));
   wait_for_previous();
   let_next_begin();
-  const auto x = [&](int64_t row) { return static_cast<const T*>(p.x) + row * p.x_stride; };
-  const auto residual = [&](int64_t row) {
-    return static_cast<T*>(p.residual) + row * p.residual_stride;
-  };
-  const int64_t step = int64_t{gridDim.x} * blockDim.y;
-  int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
-  const int width = static_cast<int>(p.width);
-  WarpExchange<float> exchange;
-  Row<T, kPack, kItems> weight, current, addend, next, next_addend;
-  if (row < p.num_tokens) {
-    current.load(residual(row), width);
-    addend.load(x(row), width);
-  }
+  if (row >= p.num_tokens) return;
+  Row<T, kPack, kItems> total, addend, weight;
+  total.load(residual, width);
+  addend.load(x, width);
   weight.load(static_cast<const T*>(p.weight), width);
-  for (; row < p.num_tokens; row += step) {
-    if (kAhead && row + step < p.num_tokens) {
-      next.load(residual(row + step), width);
-      next_addend.load(x(row + step), width);
-    }
-    float sum = 0.0f;
-    T* total_row = residual(row);
-    current.each_with(addend, width, [&](Packs& total, const Packs& other, int c) {
+  float sum = 0.0f;
+  total.each_with(addend, width, [&](Packs& pack, const Packs& other, int c) {
 #pragma unroll
-      for (int j = 0; j < kPack; ++j) {
-        total.value[j] = from_float<T>(to_float(total.value[j]) + to_float(other.value[j]));
-      }
-      store_pack(total_row + c, total);
-      sum += squares(total);  // the norm is that of the rounded sum
-    });
-    const float scale = rsqrtf(row_sum(sum, exchange) * inverse_width + p.eps);
-    T* out = static_cast<T*>(p.out) + row * p.out_stride;
-    current.each_with(weight, width, [&](const Packs& pack, const Packs& factor, int c) {
-      store_pack(out + c, scaled(pack, scale, factor));
-    });
-    if constexpr (kAhead) {
-      current = next;
-      addend = next_addend;
-    } else if (row + step < p.num_tokens) {
-      current.load(residual(row + step), width);
-      addend.load(x(row + step), width);
+    for (int j = 0; j < kPack; ++j) {
+      pack.value[j] = from_float<T>(to_float(pack.value[j]) + to_float(other.value[j]));
     }
-  }
+    store_pack(residual + c, pack);
+    sum += squares(pack);  // the norm is that of the rounded sum
+  });
+  const float scale = rsqrtf(row_sum(sum) * inverse_width + p.eps);
+  total.each_with(weight, width, [&](const Packs& pack, const Packs& factor, int c) {
+    store_pack(out + c, scaled(pack, scale, factor));
+  });
 }
 
 template <class T>
 cudaError_t launch_rms_norm(const RmsNormParams& p, cudaStream_t stream) {
-  const int64_t rows = p.num_tokens * p.num_heads;
-  return dispatch_row<T>(
-      rows, p.width,
+  return dispatch_row<T, 2>(
+      p.num_tokens * p.num_heads, p.width,
       [&](auto pack, auto items, RowGrid shape) {
         return launch_dependent(rms_norm_kernel<T, pack, items>, shape.grid, shape.block, stream,
                                 p);
@@ -134,7 +98,7 @@ cudaError_t launch_rms_norm(const RmsNormParams& p, cudaStream_t stream) {
 
 template <class T>
 cudaError_t launch_add_rms_norm(const AddRmsNormParams& p, cudaStream_t stream) {
-  return dispatch_row<T>(
+  return dispatch_row<T, 2>(
       p.num_tokens, p.width,
       [&](auto pack, auto items, RowGrid shape) {
         return launch_dependent(add_rms_norm_kernel<T, pack, items>, shape.grid, shape.block,

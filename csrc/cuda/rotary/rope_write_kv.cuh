@@ -14,23 +14,22 @@
 
 namespace lightvl::cuda {
 
-#ifdef ROPE_MAXREG
-#define ROPE_REGS __maxnreg__(ROPE_MAXREG)
-#else
-#define ROPE_REGS __launch_bounds__(kRopeMaxThreads)
+constexpr int kRopeThreads = 128;
+#ifndef ROPE_BLOCKS
+#define ROPE_BLOCKS 12
 #endif
-constexpr int kRopeMaxThreads = 512;
 
-// Geometry that the kernel needs beside its block and grid.
+// What the kernel needs to know beside its block and grid.
 struct RopeGrid {
   unsigned blocks_a_token;
   int page_shift;  // log2 of the page size, or -1
+  bool streams;    // results are too large to be kept in L2
 };
 
 // This thread's packs of both halves of a head.
 template <class T, int kPack, int kLanes, int kPieces>
 struct RopeHead {
-  Pack<T, kPack> low[kPieces], high[kPieces];
+  PackBits<T, kPack> low[kPieces], high[kPieces];
 
   // Calls f(i, d) for each piece, the i-th of this thread, which begins at element d of a half.
   template <class F>
@@ -44,15 +43,20 @@ struct RopeHead {
 
   __device__ void load(const T* x, int half) {
     each_piece(half, [&](int i, int d) {
-      low[i] = load_pack<kPack>(x + d);
-      high[i] = load_pack<kPack>(x + d + half);
+      low[i] = PackBits(load_pack<kPack>(x + d));
+      high[i] = PackBits(load_pack<kPack>(x + d + half));
     });
   }
 
-  __device__ void store(T* out, int half) const {
+  __device__ void store(T* out, int half, bool streams) const {
     each_piece(half, [&](int i, int d) {
-      store_pack(out + d, low[i]);
-      store_pack(out + d + half, high[i]);
+      if (streams) {
+        stream_pack(out + d, low[i].unpack());
+        stream_pack(out + d + half, high[i].unpack());
+      } else {
+        store_pack(out + d, low[i].unpack());
+        store_pack(out + d + half, high[i].unpack());
+      }
     });
   }
 };
@@ -85,36 +89,45 @@ __device__ float inverse_root(const RopeHead<T, kPack, kLanes, kPieces>& head, f
                               int half) {
   float squares = 0.0f;
   head.each_piece(half, [&](int i, int) {
+    const auto low = head.low[i].unpack(), high = head.high[i].unpack();
 #pragma unroll
     for (int j = 0; j < kPack; ++j) {
-      const float a = to_float(head.low[i].value[j]), b = to_float(head.high[i].value[j]);
+      const float a = to_float(low.value[j]), b = to_float(high.value[j]);
       squares += a * a + b * b;
     }
   });
   return rsqrtf(warp_reduce<kLanes>(squares, Sum{}) / static_cast<float>(2 * half) + eps);
 }
 
-// Scales by `scale` and the weights `norm`, unless that is null, and rotates.
-template <class T, int kPack, int kLanes, int kPieces>
+// Multiplies by `scale` and, unless that is null, the weights `norm`.
+template <class T, int kPack>
+struct RopeNorm {
+  const T* norm;
+  float scale;
+
+  __device__ void apply(float (&x)[kPack], int d) const {
+    if (norm == nullptr) return;
+    const auto weight = load_pack<kPack>(norm + d);
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) x[j] *= scale * to_float(weight.value[j]);
+  }
+};
+
+template <bool kNorms, class T, int kPack, int kLanes, int kPieces>
 __device__ void rotate(RopeHead<T, kPack, kLanes, kPieces>& head,
-                       const RopeAngles<kPack, kLanes, kPieces>& angles, const T* norm, float scale,
-                       int half) {
+                       const RopeAngles<kPack, kLanes, kPieces>& angles,
+                       const RopeNorm<T, kPack>& norm, int half) {
   head.each_piece(half, [&](int i, int d) {
-    auto &low = head.low[i], &high = head.high[i];
+    auto low = head.low[i].unpack(), high = head.high[i].unpack();
     float a[kPack], b[kPack];
 #pragma unroll
     for (int j = 0; j < kPack; ++j) {
       a[j] = to_float(low.value[j]);
       b[j] = to_float(high.value[j]);
     }
-    if (norm != nullptr) {
-      const auto low_weight = load_pack<kPack>(norm + d),
-                 high_weight = load_pack<kPack>(norm + d + half);
-#pragma unroll
-      for (int j = 0; j < kPack; ++j) {
-        a[j] *= scale * to_float(low_weight.value[j]);
-        b[j] *= scale * to_float(high_weight.value[j]);
-      }
+    if constexpr (kNorms) {
+      norm.apply(a, d);
+      norm.apply(b, d + half);
     }
 #pragma unroll
     for (int j = 0; j < kPack; ++j) {
@@ -122,82 +135,68 @@ __device__ void rotate(RopeHead<T, kPack, kLanes, kPieces>& head,
       low.value[j] = from_float<T>(a[j] * cos - b[j] * sin);
       high.value[j] = from_float<T>(b[j] * cos + a[j] * sin);
     }
+    head.low[i] = PackBits(low);
+    head.high[i] = PackBits(high);
   });
 }
 
-template <class T, int kPack, int kLanes, int kPieces, int kHeads>
-__global__ void ROPE_REGS
+template <class T, int kPack, int kLanes, int kPieces, bool kNorms>
+__global__ void __launch_bounds__(kRopeThreads, kNorms ? 8 : ROPE_BLOCKS)
     rope_write_kv_kernel(const __grid_constant__ RopeWriteKvParams p,
                          const __grid_constant__ RopeGrid grid) {
   const int64_t t = blockIdx.x / grid.blocks_a_token;
-#ifndef NO_PREFETCH
+  const int h = static_cast<int>(blockIdx.x % grid.blocks_a_token * blockDim.y + threadIdx.y);
+  const int half = static_cast<int>(p.head_dim / 2);
+  const int queries = static_cast<int>(p.num_heads), kv_heads = static_cast<int>(p.num_kv_heads);
+  const bool is_query = h < queries, is_value = h >= queries + kv_heads;
+  const bool exists = h < queries + 2 * kv_heads;
+  const int kv_head = h - queries - (is_value ? kv_heads : 0);
+  const auto at = [&](const void* x, int head, int64_t stride_t, int64_t stride_h) {
+    return static_cast<const T*>(x) + t * stride_t + head * stride_h;
+  };
+  const T* x = is_query   ? at(p.q, h, p.q_stride_t, p.q_stride_h)
+               : is_value ? at(p.v, kv_head, p.v_stride_t, p.v_stride_h)
+                          : at(p.k, kv_head, p.k_stride_t, p.k_stride_h);
   if (threadIdx.x + threadIdx.y == 0) {
     prefetch_to_l2(p.rows + t);
     prefetch_to_l2(p.slots + t);
   }
-#endif
   wait_for_previous();
   let_next_begin();
-  const int first =
-      static_cast<int>(blockIdx.x % grid.blocks_a_token * blockDim.y * kHeads + threadIdx.y);
-  const int half = static_cast<int>(p.head_dim / 2);
-  const int queries = static_cast<int>(p.num_heads), kv_heads = static_cast<int>(p.num_kv_heads);
-  const int64_t slot = p.slots[t], angle_row = p.rows[t];
-  const auto is_mine = [&](int h) {
-    return h < queries || (slot >= 0 && h < queries + 2 * kv_heads);
-  };
 
-  RopeHead<T, kPack, kLanes, kPieces> heads[kHeads];
-#pragma unroll
-  for (int i = 0; i < kHeads; ++i) {
-    const int h = first + i * static_cast<int>(blockDim.y);
-    const T* x = static_cast<const T*>(p.q) + t * p.q_stride_t + h * p.q_stride_h;
-    if (h >= queries) {
-      x = static_cast<const T*>(p.k) + t * p.k_stride_t + (h - queries) * p.k_stride_h;
-    }
-    if (h >= queries + kv_heads) {
-      x = static_cast<const T*>(p.v) + t * p.v_stride_t + (h - queries - kv_heads) * p.v_stride_h;
-    }
-    if (is_mine(h)) heads[i].load(x, half);
-  }
+  RopeHead<T, kPack, kLanes, kPieces> head;
   RopeAngles<kPack, kLanes, kPieces> angles;
-  angles.load(p.cos_sin + angle_row * p.head_dim, half);
-
+  const int64_t angle_row = p.rows[t], slot = p.slots[t];
+  if (exists) head.load(x, half);
+  if (!is_value) angles.load(p.cos_sin + angle_row * p.head_dim, half);
+  RopeNorm<T, kPack> norm{static_cast<const T*>(is_query ? p.q_norm : p.k_norm), 1.0f};
+  if constexpr (kNorms) norm.scale = inverse_root(head, p.eps, half);
+  if (!is_value) rotate<kNorms>(head, angles, norm, half);
+  if (is_query) return head.store(const_cast<T*>(x), half, grid.streams);
+  if (!exists || slot < 0) return;
   const int64_t page = grid.page_shift >= 0 ? slot >> grid.page_shift : slot / p.page_size;
-  const int64_t cell = (page * kv_heads * p.page_size + (slot - page * p.page_size)) * p.head_dim;
-  const bool any_norm = p.q_norm != nullptr || p.k_norm != nullptr;
-#pragma unroll
-  for (int i = 0; i < kHeads; ++i) {
-    const int h = first + i * static_cast<int>(blockDim.y);
-    const bool is_query = h < queries, is_value = h >= queries + kv_heads;
-    const float scale = any_norm ? inverse_root(heads[i], p.eps, half) : 1.0f;
-    const auto* norm = static_cast<const T*>(is_query ? p.q_norm : p.k_norm);
-    if (!is_value) rotate(heads[i], angles, norm, scale, half);
-    T* out = static_cast<T*>(p.q) + t * p.q_stride_t + h * p.q_stride_h;
-    if (!is_query) {
-      const int64_t kv_head = h - queries - (is_value ? kv_heads : 0);
-      out = static_cast<T*>(is_value ? p.v_cache : p.k_cache) + cell +
-            kv_head * p.page_size * p.head_dim;
-    }
-    if (is_mine(h)) heads[i].store(out, half);
-  }
+  const int64_t cell = (page * kv_heads + kv_head) * p.page_size + slot - page * p.page_size;
+  T* cache = static_cast<T*>(is_value ? p.v_cache : p.k_cache);
+  head.store(cache + cell * p.head_dim, half, grid.streams);
 }
 
-template <class T, int kPack, int kLanes, int kPieces, int kHeads>
-cudaError_t launch_rope(const RopeWriteKvParams& p, int64_t max_threads, cudaStream_t stream) {
+template <class T, int kPack, int kLanes, int kPieces, bool kNorms>
+cudaError_t launch_rope(const RopeWriteKvParams& p, cudaStream_t stream) {
   const auto parts = [](int64_t whole, int64_t part) { return (whole + part - 1) / part; };
-  constexpr int64_t kGroupsAWarp = 32 / kLanes;
-  const int64_t groups = parts(p.num_heads + 2 * p.num_kv_heads, kHeads);
-  const int64_t blocks = parts(groups * kLanes, max_threads);
-  const int64_t groups_a_block = parts(parts(groups, blocks), kGroupsAWarp) * kGroupsAWarp;
+  constexpr int64_t kHeadsAWarp = 32 / kLanes, kStreamedBytes = 32 << 20;
+  const int64_t heads = p.num_heads + 2 * p.num_kv_heads;
+  const int64_t blocks = parts(heads * kLanes, kRopeThreads);
+  const int64_t heads_a_block = parts(parts(heads, blocks), kHeadsAWarp) * kHeadsAWarp;
   if (p.num_tokens * blocks > INT32_MAX) return cudaErrorInvalidValue;
-  const bool is_power = (p.page_size & (p.page_size - 1)) == 0;
+  const auto page_size = static_cast<uint64_t>(p.page_size);
   const RopeGrid shape{
       .blocks_a_token = static_cast<unsigned>(blocks),
-      .page_shift = is_power ? std::countr_zero(static_cast<uint64_t>(p.page_size)) : -1};
-  return launch_dependent(rope_write_kv_kernel<T, kPack, kLanes, kPieces, kHeads>,
+      .page_shift = std::has_single_bit(page_size) ? std::countr_zero(page_size) : -1,
+      .streams = p.num_tokens * heads * p.head_dim * int64_t{sizeof(T)} > kStreamedBytes,
+  };
+  return launch_dependent(rope_write_kv_kernel<T, kPack, kLanes, kPieces, kNorms>,
                           dim3(static_cast<unsigned>(p.num_tokens * blocks)),
-                          dim3(kLanes, static_cast<unsigned>(groups_a_block)), stream, p, shape);
+                          dim3(kLanes, static_cast<unsigned>(heads_a_block)), stream, p, shape);
 }
 
 // Calls f(pack, lanes, pieces) as integral constants.
@@ -225,7 +224,10 @@ template <class T>
 cudaError_t launch_rope_write_kv(const RopeWriteKvParams& p, cudaStream_t stream) {
   if (p.num_tokens == 0 || p.head_dim == 0) return cudaSuccess;
   return dispatch_rope<T>(p, [&](auto pack, auto lanes, auto pieces) {
-    return launch_rope<T, pack, lanes, pieces, 1>(p, 128, stream);
+    if (p.q_norm == nullptr && p.k_norm == nullptr) {
+      return launch_rope<T, pack, lanes, pieces, false>(p, stream);
+    }
+    return launch_rope<T, pack, lanes, pieces, true>(p, stream);
   });
 }
 
