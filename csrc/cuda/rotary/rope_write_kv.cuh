@@ -1,9 +1,9 @@
 // Rotary embedding of queries and keys, fused with the write of keys and values to their pages.
 //
 // A head's halves (x1, x2) become x1 cos - x2 sin and x2 cos + x1 sin, in float32, after an
-// optional RMS norm. kLanes threads share a head, each with kPieces packs of both halves; they take
-// kHeads heads of one token, blockDim.y apart, with one load of its angles. Query heads are rotated
-// in place, key heads into the token's page slot, value heads are copied there.
+// optional RMS norm. kLanes threads share a head of a token, each with kPieces packs of both
+// halves. Query heads are rotated in place, key heads into the token's page slot, value heads are
+// copied there.
 #pragma once
 
 #include <bit>
@@ -15,9 +15,9 @@
 namespace lightvl::cuda {
 
 constexpr int kRopeThreads = 128;
-#ifndef ROPE_BLOCKS
-#define ROPE_BLOCKS 12
-#endif
+
+// Blocks that fit an SM: as few registers as do without spilling.
+constexpr int rope_blocks(bool norms) { return norms ? 8 : 12; }
 
 // What the kernel needs to know beside its block and grid.
 struct RopeGrid {
@@ -141,7 +141,7 @@ __device__ void rotate(RopeHead<T, kPack, kLanes, kPieces>& head,
 }
 
 template <class T, int kPack, int kLanes, int kPieces, bool kNorms>
-__global__ void __launch_bounds__(kRopeThreads, kNorms ? 8 : ROPE_BLOCKS)
+__global__ void __launch_bounds__(kRopeThreads, rope_blocks(kNorms))
     rope_write_kv_kernel(const __grid_constant__ RopeWriteKvParams p,
                          const __grid_constant__ RopeGrid grid) {
   const int64_t t = blockIdx.x / grid.blocks_a_token;
