@@ -10,10 +10,10 @@
 //
 // so that all but a few hundred cycles of the time 64 registers a thread (8 KB a warp, 64 KB or
 // more an SM) are on their way, across the ends of pairs too. Where a pair or the share ends, the
-// warps' results are merged in shared memory and, if other blocks hold parts of the pair, left in
-// global memory, where the last block merges them (decode_merge.cuh). The query heads of a KV head
-// share its keys: with up to 8 rows (new tokens times group) a row is a column of one product's N
-// side, with up to 16 of two.
+// warps' results are merged in shared memory and, if other blocks hold parts of the pair, by
+// whichever block finishes last (decode_merge.cuh). The query heads of a KV head share its keys:
+// with up to 8 rows (new tokens times group) a row is a column of one product's N side, with up to
+// 16 of two.
 #pragma once
 
 #include "cuda/attention/decode_launch.cuh"
@@ -22,20 +22,22 @@
 
 namespace lightvl::cuda {
 
-// The pages that one warp reads, and how far it has come.
+// The part of the pages that one warp reads.
 template <class T>
 struct DecodePages {
   const PagedAttentionParams& p;
   const DecodeSequence* seqs;
-  DecodeCursor at;  // of the slice whose page number was asked for
-  int page;
-  int page_bits, num_heads;
+  DecodeCursor at;    // the slice to be loaded next
+  int page = 0;       // its page
+  int page_bits = 0;  // the page size is 1 << page_bits
 
-  __device__ void settle() { at.settle(seqs, num_heads); }
-  __device__ void ask() {
-    const int64_t i = at.slice * kSliceKeys >> page_bits;
-    page = p.page_table[at.seq * p.page_table_stride + i];
+  // Moves on by `slices`, to one that exists, and asks for its page.
+  __device__ void advance(int slices) {
+    at.slice += slices;
+    at.settle(seqs, static_cast<int>(p.num_kv_heads));
+    page = p.page_table[at.seq * p.page_table_stride + (at.slice * kSliceKeys >> page_bits)];
   }
+  // The slice's last row that holds a token.
   __device__ int last() const {
     return min(seqs[at.seq].keys - at.slice * kSliceKeys, kSliceKeys) - 1;
   }
@@ -45,80 +47,55 @@ struct DecodePages {
   }
 };
 
-template <class T, int kHeadDim, int kTiles, int kWarps, int kBlocksPerSm>
-__global__ void __launch_bounds__(32 * kWarps, kBlocksPerSm)
-    decode_attention_kernel(const __grid_constant__ PagedAttentionWork work, int least_share) {
-  constexpr int kRows = 8 * kTiles;
-  using Slice = DecodeSlice<T, kHeadDim, kTiles>;
-  using Rows = DecodeRows<T, kHeadDim>;
-  using Partial = DecodePartial<kHeadDim, kRows>;
-  extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ bool merges_pair;
-  auto* partials = reinterpret_cast<Partial*>(shared);  // [kWarps]
-  auto* seqs = reinterpret_cast<DecodeSequence*>(partials + kWarps);
-  const PagedAttentionParams& p = work.params;
-  const int warp = threadIdx.x / 32, r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
-  const int num_heads = static_cast<int>(p.num_kv_heads);
-  const int group = static_cast<int>(p.num_heads) / num_heads;
+// A warp on its way through its worker's share.
+template <class T, int kHeadDim, int kTiles>
+class DecodeWarp {
+ public:
+  using Partial = DecodePartial<kHeadDim, 8 * kTiles>;
 
-  const DecodeShare share = share_out<kWarps>(p, kRows, least_share, seqs);
-  if (share.begin >= share.end) return;
-  const DecodeWorkspace<kHeadDim, kRows> workspace(work.workspace, static_cast<int>(gridDim.x));
-
-  Slice slice;
-  DecodePages<T> pages{p,        seqs, share.first, 0, 31 - __clz(static_cast<int>(p.page_size)),
-                       num_heads};
-  const auto load_queries = [&](const DecodeCursor& at) {
-    const DecodeSequence& seq = seqs[at.seq];
-    const Rows rows{p, seq.q_begin, at.head, group, seq.q_len * group};
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      slice.load_queries(tile, rows.query(8 * tile + r));
-    }
-  };
-  const auto advance = [&](int flat) {
-    if (flat >= share.end) return;
-    pages.settle();
-    pages.ask();
-  };
-
-  int loaded = share.begin + warp;  // the slice in registers, as a number of the line
-  pages.at.slice += warp;
-  advance(loaded);
-  if (loaded < share.end) {
-    load_queries(pages.at);
-    slice.load_keys(pages.rows(p.k_cache, p.k_stride), p.k_stride[2], pages.last());
-    slice.load_values(pages.rows(p.v_cache, p.v_stride), p.v_stride[2], pages.last());
+  // It takes every `stride`-th slice of the share from number `turn` on.
+  __device__ DecodeWarp(const PagedAttentionParams& p, const DecodeSequence* seqs,
+                        const DecodeShare& share, int turn, int stride)
+      : p_(p),
+        pages_{p, seqs, share.first},
+        share_end_(share.end),
+        stride_(stride),
+        loaded_(share.begin + turn) {
+    if (loaded_ >= share_end_) return;
+    pages_.page_bits = 31 - __clz(static_cast<int>(p.page_size));
+    pages_.advance(turn);
+    load_queries();
+    load_keys();
+    load_values();
+    if (loaded_ + stride_ < share_end_) pages_.advance(stride_);
   }
-  pages.at.slice += kWarps;
-  advance(loaded + kWarps);
 
-  const float scale = p.scale * 1.44269504f;
-  DecodeCursor pair = share.first;
-  for (int begin = share.begin; begin < share.end;) {
-    const DecodeSequence seq = seqs[pair.seq];
-    const int pair_begin = begin - pair.slice, pair_end = pair_begin + seq.slices;
-    const int end = min(pair_end, share.end);
-    const Rows rows{p, seq.q_begin, pair.head, group, seq.q_len * group};
+  __device__ DecodeRows<T> rows(const DecodeSequence& seq, int head) const {
+    const int group = static_cast<int>(p_.num_heads / p_.num_kv_heads);
+    return {p_, seq.q_begin, head, group, seq.q_len * group};
+  }
+
+  // Attends to this warp's slices of a pair, which begins at `begin`, up to `end` of the line.
+  __device__ void attend(const DecodeSequence& seq, int begin, int end) {
+    const int r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+    const float scale = p_.scale * 1.44269504f;
     int seen[kTiles][2];  // keys that queries 2c and 2c + 1 see
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-      for (int q = 0; q < 2; ++q) {
-        const int token = (8 * tile + 2 * c + q) / group;
-        seen[tile][q] = min(seq.keys - seq.q_len + token + 1, seq.keys);
-      }
+    for (int row = 0; row < 2 * kTiles; ++row) {
+      const int token =
+          (row / 2 * 8 + 2 * c + row % 2) / static_cast<int>(p_.num_heads / p_.num_kv_heads);
+      seen[row / 2][row % 2] = min(seq.keys - seq.q_len + token + 1, seq.keys);
     }
-    slice.clear();
-    for (; loaded < end; loaded += kWarps) {
+    slice_.clear();
+    for (; loaded_ < end; loaded_ += stride_) {
       float score[kTiles][4] = {};
-      slice.multiply_keys(score);
-      const bool more = loaded + kWarps < share.end;
+      slice_.multiply_keys(score);
+      const bool more = loaded_ + stride_ < share_end_;
       if (more) {
-        slice.load_keys(pages.rows(p.k_cache, p.k_stride), p.k_stride[2], pages.last());
-        if (loaded + kWarps >= end) load_queries(pages.at);
+        load_keys();
+        if (loaded_ + stride_ >= end) load_queries();
       }
-      const int key = (loaded - pair_begin) * kSliceKeys + r;
+      const int key = (loaded_ - begin) * kSliceKeys + r;
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
@@ -127,98 +104,103 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocksPerSm)
           score[tile][j] = visible ? score[tile][j] * scale : -INFINITY;
         }
       }
-      slice.soften(score);
-      slice.multiply_values(score);
+      slice_.soften(score);
+      slice_.multiply_values(score);
       if (more) {
-        slice.load_values(pages.rows(p.v_cache, p.v_stride), p.v_stride[2], pages.last());
-        pages.at.slice += kWarps;
-        advance(loaded + 2 * kWarps);
+        load_values();
+        if (loaded_ + 2 * stride_ < share_end_) pages_.advance(stride_);
       }
-    }
-
-    // Merge the warps.
-    slice.each_output([&](int query, int d, float2 out) {
-      reinterpret_cast<float2*>(partials[warp].out[query])[d / 2] = out;
-    });
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-      for (int q = 0; q < 2; ++q) {
-        const float2 totals = slice.totals(tile, q);
-        if (r == 0) partials[warp].totals[8 * tile + 2 * c + q] = totals;
-      }
-    }
-    __syncthreads();
-    const int first_block = share.block_of(pair_begin), last_block = share.block_of(pair_end - 1);
-    const bool split = first_block != last_block;
-    const int block = static_cast<int>(blockIdx.x);
-    Partial& piece = workspace.pieces[workspace.slot(block, first_block)];
-    for (int i = threadIdx.x; i < rows.count * (kHeadDim / 4); i += 32 * kWarps) {
-      const int row = i / (kHeadDim / 4), d4 = i % (kHeadDim / 4);
-      float2 totals;
-      const float4 out =
-          merge_partials(kWarps, row, d4, [&](int w) -> Partial& { return partials[w]; }, totals);
-      if (split) {
-        piece.out[row][d4] = out;
-        if (d4 == 0) piece.totals[row] = totals;
-      } else {
-        rows.write(row, 4 * d4, out, totals.x, totals.y);
-      }
-    }
-    __syncthreads();
-
-    // Merge the blocks.
-    if (split) {
-      if (warp == 0) {
-        const bool all = workspace.announce(block, first_block, last_block);
-        if (threadIdx.x == 0) merges_pair = all;
-      }
-      __syncthreads();
-      if (merges_pair) {
-        const auto get = [&](int i) -> const Partial& {
-          return workspace.pieces[workspace.slot(first_block + i, first_block)];
-        };
-        for (int i = threadIdx.x; i < rows.count * (kHeadDim / 4); i += 32 * kWarps) {
-          const int row = i / (kHeadDim / 4), d4 = i % (kHeadDim / 4);
-          float2 totals;
-          const float4 out = merge_partials(last_block - first_block + 1, row, d4, get, totals);
-          rows.write(row, 4 * d4, out, totals.x, totals.y);
-        }
-        for (int b = first_block + static_cast<int>(threadIdx.x); b <= last_block;
-             b += 32 * kWarps) {
-          workspace.flags[workspace.slot(b, first_block)] = 0;
-        }
-      }
-    }
-
-    begin = end;
-    pair.slice = 0;
-    if (++pair.head == num_heads) pair = {pair.seq + 1, 0, 0};
-    if (begin < share.end) {
-      while (seqs[pair.seq].slices == 0) ++pair.seq;
     }
   }
+
+  __device__ void leave(Partial& partial) const {
+    slice_.each_output([&](int query, int d, float2 out) {
+      reinterpret_cast<float2*>(partial.out[query])[d / 2] = out;
+    });
+#pragma unroll
+    for (int row = 0; row < 2 * kTiles; ++row) {
+      const float2 totals = slice_.totals(row / 2, row % 2);
+      const int query = row / 2 * 8 + 2 * (threadIdx.x % 4) + row % 2;
+      if (threadIdx.x % 32 < 4) partial.totals[query] = totals;
+    }
+  }
+
+ private:
+  __device__ void load_queries() {
+    const DecodeRows<T> all = rows(pages_.seqs[pages_.at.seq], pages_.at.head);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      slice_.load_queries(tile, all.query(8 * tile + threadIdx.x % 32 / 4));
+    }
+  }
+  __device__ void load_keys() {
+    slice_.load_keys(pages_.rows(p_.k_cache, p_.k_stride), p_.k_stride[2], pages_.last());
+  }
+  __device__ void load_values() {
+    slice_.load_values(pages_.rows(p_.v_cache, p_.v_stride), p_.v_stride[2], pages_.last());
+  }
+
+  const PagedAttentionParams& p_;
+  DecodeSlice<T, kHeadDim, kTiles> slice_;
+  DecodePages<T> pages_;
+  int share_end_, stride_;
+  int loaded_;  // the slice in registers, as a number of the line
+};
+
+template <class T, int kHeadDim, int kTiles, int kWarps, int kBlocksPerSm>
+__global__ void __launch_bounds__(32 * kWarps, kBlocksPerSm)
+    decode_attention_kernel(const __grid_constant__ PagedAttentionWork work, int least_share) {
+  using Merger = DecodeMerger<T, kHeadDim, 8 * kTiles, kWarps>;
+  extern __shared__ __align__(16) unsigned char bytes[];
+  auto& shared = *reinterpret_cast<typename Merger::Shared*>(bytes);
+  auto* seqs = reinterpret_cast<DecodeSequence*>(&shared + 1);
+  const PagedAttentionParams& p = work.params;
+  const Cluster cluster = Cluster::mine();
+  const int worker = static_cast<int>(blockIdx.x) / cluster.size;
+  const int num_workers = static_cast<int>(gridDim.x) / cluster.size;
+  const int stride = kWarps * cluster.size;  // warps of a worker
+
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
+#endif
+  prefetch_pages(p, work.max_pages);
+  const DecodeShare share =
+      share_out<kWarps>(p, 8 * kTiles, least_share, worker, num_workers, stride, seqs);
+  if (share.begin >= share.end) return;
+  Merger merger(shared, work.workspace, cluster, worker, num_workers);
+  DecodeWarp<T, kHeadDim, kTiles> warp(
+      p, seqs, share, kWarps * cluster.rank + static_cast<int>(threadIdx.x) / 32, stride);
+
+  DecodeCursor pair = share.first;
+  for (int begin = share.begin; begin < share.end;) {
+    const DecodeSequence seq = seqs[pair.seq];
+    const int pair_begin = begin - pair.slice, pair_end = pair_begin + seq.slices;
+    warp.attend(seq, pair_begin, min(pair_end, share.end));
+    warp.leave(merger.warp());
+    merger.merge(warp.rows(seq, pair.head),
+                 {share.worker_of(pair_begin), share.worker_of(pair_end - 1)});
+    begin = pair_end;
+    pair.slice = seq.slices;
+    if (begin < share.end) pair.settle(seqs, static_cast<int>(p.num_kv_heads));
+  }
+  merger.finish();
 }
 
 template <class T, int kHeadDim, int kTiles>
 cudaError_t run_decode(const PagedAttentionWork& work, cudaStream_t stream) {
   using Launch = DecodeLaunch<kTiles>;
-  using Partial = DecodePartial<kHeadDim, 8 * kTiles>;
+  using Shared = typename DecodeMerger<T, kHeadDim, Launch::kRows, Launch::kWarps>::Shared;
   constexpr auto kKernel =
       decode_attention_kernel<T, kHeadDim, kTiles, Launch::kWarps, Launch::kBlocksPerSm>;
-  constexpr int kPartials = Launch::kWarps * static_cast<int>(sizeof(Partial));
   constexpr int kSequence = static_cast<int>(sizeof(DecodeSequence));
-  cudaError_t status = allow_shared_memory<kKernel>(kPartials + kMaxDecodeSeqs * kSequence);
-  const int blocks = Launch::blocks(work);
+  cudaError_t status = allow_shared_memory<kKernel>(sizeof(Shared) + kMaxDecodeSeqs * kSequence);
+  const Launch launch = Launch::choose(work);
   PagedAttentionWork part = work;
   PagedAttentionParams& p = part.params;
   for (int64_t done = 0; status == cudaSuccess && done < work.params.num_seqs;
        done += kMaxDecodeSeqs) {
     p.num_seqs = std::min<int64_t>(work.params.num_seqs - done, kMaxDecodeSeqs);
-    const auto shared = static_cast<unsigned>(kPartials + p.num_seqs * kSequence);
-    kKernel<<<static_cast<unsigned>(blocks), 32 * Launch::kWarps, shared, stream>>>(
-        part, Launch::kLeastShare);
-    status = cudaGetLastError();
+    status = launch.start(kKernel, sizeof(Shared) + p.num_seqs * kSequence, part, stream);
     p.page_table += kMaxDecodeSeqs * p.page_table_stride;
     p.cu_q_lens += kMaxDecodeSeqs;
     p.context_lens += kMaxDecodeSeqs;

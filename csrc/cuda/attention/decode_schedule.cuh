@@ -39,15 +39,27 @@ struct DecodeCursor {
 
 struct DecodeShare {
   int begin, end;  // slices of the line
-  int share;       // of every block but the last ones
+  int share;       // of every worker but the last ones
   DecodeCursor first;
 
-  __device__ int block_of(int slice) const { return slice / share; }
+  __device__ int worker_of(int slice) const { return slice / share; }
 };
 
-// Reads the lengths into `seqs` and returns this block's share; called by all threads.
+// Has the page table, if it is small, on its way to L2 before the lengths say what of it is needed.
+__device__ inline void prefetch_pages(const PagedAttentionParams& p, int64_t max_pages) {
+  constexpr int kLine = 128 / sizeof(int32_t);
+  const int64_t entries = (p.num_seqs - 1) * p.page_table_stride + max_pages;
+  const int64_t entry = int64_t{threadIdx.x} * kLine;
+  if (entries <= blockDim.x * kLine && entry < entries) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p.page_table + entry));
+  }
+}
+
+// Reads the lengths into `seqs` and returns a worker's share, at least one slice for each of its
+// warps if there are; called by all threads.
 template <int kWarps>
 __device__ DecodeShare share_out(const PagedAttentionParams& p, int max_rows, int least_share,
+                                 int worker, int num_workers, int worker_warps,
                                  DecodeSequence* seqs) {
   __shared__ int warp_slices[kWarps];
   __shared__ DecodeCursor first;
@@ -81,10 +93,9 @@ __device__ DecodeShare share_out(const PagedAttentionParams& p, int max_rows, in
   }
   total *= num_heads;
   before *= num_heads;
-  const int num_blocks = static_cast<int>(gridDim.x);
-  int share = max((total + num_blocks - 1) / num_blocks, least_share);
-  if (share < 4 * kWarps) share = (share + kWarps - 1) / kWarps * kWarps;
-  const int begin = min(static_cast<int>(blockIdx.x) * share, total);
+  int share = max((total + num_workers - 1) / num_workers, least_share);
+  if (share < 4 * worker_warps) share = (share + worker_warps - 1) / worker_warps * worker_warps;
+  const int begin = min(worker * share, total);
   for (int s = seq_begin; s < seq_end; ++s) {
     const int slices = seqs[s].slices * num_heads;
     if (begin >= before && begin < before + slices) {
