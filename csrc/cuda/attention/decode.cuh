@@ -52,11 +52,14 @@ template <class T, int kHeadDim, int kTiles>
 class DecodeWarp {
  public:
   using Partial = DecodePartial<kHeadDim, 8 * kTiles>;
+  using Slice = DecodeSlice<T, kHeadDim, kTiles>;
 
   // It takes every `stride`-th slice of the share from number `turn` on.
   __device__ DecodeWarp(const PagedAttentionParams& p, const DecodeSequence* seqs,
-                        const DecodeShare& share, int turn, int stride)
+                        const DecodeShare& share, typename Slice::Queries& queries, int turn,
+                        int stride)
       : p_(p),
+        queries_(queries),
         pages_{p, seqs, share.first},
         share_end_(share.end),
         stride_(stride),
@@ -87,9 +90,10 @@ class DecodeWarp {
       seen[row / 2][row % 2] = min(seq.keys - seq.q_len + token + 1, seq.keys);
     }
     slice_.clear();
+    wait_for_copies<0>();
     for (; loaded_ < end; loaded_ += stride_) {
       float score[kTiles][4] = {};
-      slice_.multiply_keys(score);
+      slice_.multiply_keys(queries_, score);
       const bool more = loaded_ + stride_ < share_end_;
       if (more) {
         load_keys();
@@ -130,8 +134,10 @@ class DecodeWarp {
     const DecodeRows<T> all = rows(pages_.seqs[pages_.at.seq], pages_.at.head);
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      slice_.load_queries(tile, all.query(8 * tile + threadIdx.x % 32 / 4));
+      const int row = 8 * tile + static_cast<int>(threadIdx.x) % 32 / 4;
+      Slice::copy_queries(queries_, tile, all.query(row), row < all.count);
     }
+    commit_copies();
   }
   __device__ void load_keys() {
     slice_.load_keys(pages_.rows(p_.k_cache, p_.k_stride), p_.k_stride[2], pages_.last());
@@ -141,7 +147,8 @@ class DecodeWarp {
   }
 
   const PagedAttentionParams& p_;
-  DecodeSlice<T, kHeadDim, kTiles> slice_;
+  Slice slice_;
+  typename Slice::Queries& queries_;
   DecodePages<T> pages_;
   int share_end_, stride_;
   int loaded_;  // the slice in registers, as a number of the line
@@ -151,9 +158,11 @@ template <class T, int kHeadDim, int kTiles, int kWarps, int kBlocksPerSm>
 __global__ void __launch_bounds__(32 * kWarps, kBlocksPerSm)
     decode_attention_kernel(const __grid_constant__ PagedAttentionWork work, int least_share) {
   using Merger = DecodeMerger<T, kHeadDim, 8 * kTiles, kWarps>;
+  using Queries = typename DecodeSlice<T, kHeadDim, kTiles>::Queries;
   extern __shared__ __align__(16) unsigned char bytes[];
   auto& shared = *reinterpret_cast<typename Merger::Shared*>(bytes);
-  auto* seqs = reinterpret_cast<DecodeSequence*>(&shared + 1);
+  auto* queries = reinterpret_cast<Queries*>(&shared + 1);
+  auto* seqs = reinterpret_cast<DecodeSequence*>(queries + kWarps);
   const PagedAttentionParams& p = work.params;
   const Cluster cluster = Cluster::mine();
   const int worker = static_cast<int>(blockIdx.x) / cluster.size;
@@ -168,8 +177,9 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocksPerSm)
       share_out<kWarps>(p, 8 * kTiles, least_share, worker, num_workers, stride, seqs);
   if (share.begin >= share.end) return;
   Merger merger(shared, work.workspace, cluster, worker, num_workers);
-  DecodeWarp<T, kHeadDim, kTiles> warp(
-      p, seqs, share, kWarps * cluster.rank + static_cast<int>(threadIdx.x) / 32, stride);
+  DecodeWarp<T, kHeadDim, kTiles> warp(p, seqs, share, queries[threadIdx.x / 32],
+                                       kWarps * cluster.rank + static_cast<int>(threadIdx.x) / 32,
+                                       stride);
 
   DecodeCursor pair = share.first;
   for (int begin = share.begin; begin < share.end;) {
@@ -190,17 +200,19 @@ template <class T, int kHeadDim, int kTiles>
 cudaError_t run_decode(const PagedAttentionWork& work, cudaStream_t stream) {
   using Launch = DecodeLaunch<kTiles>;
   using Shared = typename DecodeMerger<T, kHeadDim, Launch::kRows, Launch::kWarps>::Shared;
+  using Queries = typename DecodeSlice<T, kHeadDim, kTiles>::Queries;
   constexpr auto kKernel =
       decode_attention_kernel<T, kHeadDim, kTiles, Launch::kWarps, Launch::kBlocksPerSm>;
-  constexpr int kSequence = static_cast<int>(sizeof(DecodeSequence));
-  cudaError_t status = allow_shared_memory<kKernel>(sizeof(Shared) + kMaxDecodeSeqs * kSequence);
+  constexpr int kShared = sizeof(Shared) + Launch::kWarps * sizeof(Queries);
+  constexpr int kSequence = sizeof(DecodeSequence);
+  cudaError_t status = allow_shared_memory<kKernel>(kShared + kMaxDecodeSeqs * kSequence);
   const Launch launch = Launch::choose(work);
   PagedAttentionWork part = work;
   PagedAttentionParams& p = part.params;
   for (int64_t done = 0; status == cudaSuccess && done < work.params.num_seqs;
        done += kMaxDecodeSeqs) {
     p.num_seqs = std::min<int64_t>(work.params.num_seqs - done, kMaxDecodeSeqs);
-    status = launch.start(kKernel, sizeof(Shared) + p.num_seqs * kSequence, part, stream);
+    status = launch.start(kKernel, kShared + p.num_seqs * kSequence, part, stream);
     p.page_table += kMaxDecodeSeqs * p.page_table_stride;
     p.cu_q_lens += kMaxDecodeSeqs;
     p.context_lens += kMaxDecodeSeqs;

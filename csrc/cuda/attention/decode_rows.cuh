@@ -13,7 +13,7 @@ struct DecodeRows {
   int q_begin, head, group, count;
 
   __device__ const T* query(int row) const {
-    if (row >= count) return nullptr;
+    row = min(row, count - 1);
     return static_cast<const T*>(p.q) + (q_begin + row / group) * p.q_stride[0] +
            (head * group + row % group) * p.q_stride[1];
   }

@@ -66,31 +66,30 @@ class DecodeSlice {
     }
   }
 
-  // Row r of a tile of queries; null is zeros.
-  __device__ void load_queries(int tile, const T* row) {
-    const int c = threadIdx.x % 4;
+  // Room in shared memory for a warp's queries: each lane copies its parts there and reads them.
+  struct Queries {
+    uint4 part[kTiles][kHeadDim / 32][32];
+  };
+
+  // Starts to copy row r of a tile of queries, or zeros if it is not `wanted`.
+  __device__ static void copy_queries(Queries& queries, int tile, const T* row, bool wanted) {
+    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < kHeadDim / 32; ++i) {
-      if (row == nullptr) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) query_[tile][i][j] = 0;
-      } else {
-        load_stream(query_[tile][i], row + 32 * i + 8 * c);
-      }
+      copy_async(&queries.part[tile][i][lane], row + 32 * i + lane % 4 * 8, wanted);
     }
   }
 
   // score = K Q^T of keys r, r + 8 and queries 2c, 2c + 1.
-  __device__ void multiply_keys(float (&score)[kTiles][4]) const {
+  __device__ void multiply_keys(const Queries& queries, float (&score)[kTiles][4]) const {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
       float other[4] = {};  // a second chain of sums: half the latency
 #pragma unroll
       for (int i = 0; i < kHeadDim / 32; ++i) {
-        const auto& q = query_[tile][i];
-        mma<T>(score[tile], {key_[0][i][0], key_[1][i][0], key_[0][i][1], key_[1][i][1]}, q[0],
-               q[1]);
-        mma<T>(other, {key_[0][i][2], key_[1][i][2], key_[0][i][3], key_[1][i][3]}, q[2], q[3]);
+        const uint4 q = queries.part[tile][i][threadIdx.x % 32];
+        mma<T>(score[tile], {key_[0][i][0], key_[1][i][0], key_[0][i][1], key_[1][i][1]}, q.x, q.y);
+        mma<T>(other, {key_[0][i][2], key_[1][i][2], key_[0][i][3], key_[1][i][3]}, q.z, q.w);
       }
 #pragma unroll
       for (int j = 0; j < 4; ++j) score[tile][j] += other[j];
@@ -199,7 +198,6 @@ class DecodeSlice {
 
   uint32_t key_[2][kHeadDim / 32][4];
   uint32_t value_[4][kParts][kVector / 2];
-  uint32_t query_[kTiles][kHeadDim / 32][4];
   float out_[kTiles][kHeadDim / 16][4];
   float max_[kTiles][2], sum_[kTiles][2];
 };
