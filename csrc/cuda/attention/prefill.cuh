@@ -1,0 +1,124 @@
+// Chunked prefill attention over pages of keys and values, causal, for sm_90a.
+//
+// A block of threads is a producer warp and two or three consumer warpgroups, each of which owns 64
+// rows (new token, query head of the group) of a tile. Q, K and V lie in shared memory as panels of
+// 64 columns with the 128-byte swizzle, as TMA writes and wgmma reads them.
+//
+//   producer      Q tile, then per block of keys K and V, each page a TMA box, two slots each
+//   warpgroup 0   S = Q K'  O += P V | softmax of S             | S = Q K'  O += P V | ...
+//   warpgroup 1   softmax of S       | S = Q K'  O += P V       | softmax of S       | ...
+//
+// Within a warpgroup S of a block is issued before P V of the one before, so that its own softmax
+// runs under that product too; between warpgroups named barriers hand the tensor cores around.
+// Blocks of keys go from the last, which holds the diagonal, to the first. The grid is at most one
+// block an SM; each goes through the items of prefill_schedule.cuh. Its barriers run on, so that
+// the producer loads the next item while the consumers finish this one.
+#pragma once
+
+#include "cuda/attention/paged.cuh"
+#include "cuda/attention/prefill_attend.cuh"
+#include "cuda/attention/prefill_load.cuh"
+
+namespace lightvl::cuda {
+
+template <class Config>
+__global__ void __launch_bounds__(Config::kThreads, 1)
+    prefill_kernel(const __grid_constant__ PagedAttentionWork work,
+                   const __grid_constant__ PrefillMaps maps,
+                   const __grid_constant__ PrefillSchedule schedule) {
+  extern __shared__ __align__(1024) unsigned char bytes[];
+  auto& shared = *reinterpret_cast<PrefillShared<Config>*>(bytes);
+  if (threadIdx.x == 0) init_prefill_barriers<Config>(shared);
+  __syncthreads();
+  PrefillItem item;
+  if (threadIdx.x < 128) {
+    give_registers<Config::kProducerRegisters>();
+    if (threadIdx.x >= 32) return;
+    PrefillLoader<Config> loader(work, maps, shared);
+    for (int round = 0; round * gridDim.x < schedule.num_items; ++round) {
+      const int number = schedule.number(round);
+      if (number < schedule.num_items && schedule.find<Config::kKeys>(work, number, item)) {
+        loader.load(item, schedule);
+      }
+    }
+  } else {
+    take_registers<Config::kConsumerRegisters>();
+    PrefillConsumer<Config> consumer(work, shared);
+    for (int round = 0; round * gridDim.x < schedule.num_items; ++round) {
+      const int number = schedule.number(round);
+      if (number < schedule.num_items && schedule.find<Config::kKeys>(work, number, item)) {
+        consumer.attend(item, schedule);
+      }
+    }
+  }
+}
+
+// Whether the kernel can take the call: TMA wants addresses and strides of 16 bytes.
+inline bool supports_prefill_sm90(const PagedAttentionWork& work) {
+  const PagedAttentionParams& p = work.params;
+  const bool aligned = all_multiples(16, p.q, p.k_cache, p.v_cache, p.out) &&
+                       all_multiples(8, p.q_stride[0], p.q_stride[1], p.out_stride[0],
+                                     p.out_stride[1], p.k_stride[0], p.k_stride[1], p.k_stride[2],
+                                     p.v_stride[0], p.v_stride[1], p.v_stride[2]);
+  return aligned && p.scale > 0.0f && p.num_heads / p.num_kv_heads <= 64;
+}
+
+template <class Config>
+cudaError_t encode_prefill_maps(const PagedAttentionWork& work, const PrefillSchedule& schedule,
+                                PrefillMaps& maps) {
+  const PagedAttentionParams& p = work.params;
+  constexpr auto kType = std::is_same_v<typename Config::T, __half>
+                             ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                             : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  constexpr int64_t kPages = INT32_MAX;  // more than there are: their number is not known here
+  const auto encode_cache = [&](CUtensorMap& map, const void* cache, const int64_t(&stride)[3]) {
+    return encode_tensor_map<4>(map, kType, cache,
+                                {p.head_dim, p.page_size, p.num_kv_heads, kPages},
+                                {stride[2], stride[1], stride[0]},
+                                {64, static_cast<uint32_t>(p.page_size), 1, 1});
+  };
+  cudaError_t status = encode_tensor_map<3>(
+      maps.query, kType, p.q, {p.head_dim, p.num_heads, work.num_tokens},
+      {p.q_stride[1], p.q_stride[0]},
+      {64, static_cast<uint32_t>(schedule.group), static_cast<uint32_t>(schedule.tile_tokens)});
+  if (status == cudaSuccess) status = encode_cache(maps.key, p.k_cache, p.k_stride);
+  if (status == cudaSuccess) status = encode_cache(maps.value, p.v_cache, p.v_stride);
+  return status;
+}
+
+template <class Config>
+cudaError_t run_prefill(const PagedAttentionWork& work, cudaStream_t stream) {
+  const PagedAttentionParams& p = work.params;
+  const PrefillSchedule schedule = PrefillSchedule::make(work, Config::kRows);
+  PrefillMaps maps;
+  cudaError_t status = encode_prefill_maps<Config>(work, schedule, maps);
+  if (status != cudaSuccess) return status;
+  const auto kernel = prefill_kernel<Config>;
+  constexpr int kBytes = sizeof(PrefillShared<Config>);
+  status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  if (status != cudaSuccess) return status;
+  int device, processors;
+  status = cudaGetDevice(&device);
+  if (status != cudaSuccess) return status;
+  status = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  if (status != cudaSuccess) return status;
+  const int blocks = std::min(schedule.num_items, processors);
+  kernel<<<blocks, Config::kThreads, kBytes, stream>>>(work, maps, schedule);
+  if (work.splits.num_splits > 1) {
+    constexpr int kMergeWarps = 4;
+    const int64_t outputs = work.num_tokens * p.num_heads;
+    merge_splits_kernel<typename Config::T, Config::kHeadDim>
+        <<<static_cast<unsigned>((outputs + kMergeWarps - 1) / kMergeWarps), 32 * kMergeWarps, 0,
+           stream>>>(work);
+  }
+  return cudaGetLastError();
+}
+
+template <class T, int kHeadDim>
+cudaError_t launch_prefill_sm90(const PagedAttentionWork& work, cudaStream_t stream) {
+  const PagedAttentionParams& p = work.params;
+  if (p.num_seqs * p.num_heads * work.max_q_len == 0) return cudaSuccess;
+  return run_prefill<PrefillConfig<T, kHeadDim, 2, 128, 2, true>>(work, stream);
+}
+
+}  // namespace lightvl::cuda
