@@ -11,11 +11,10 @@
 // Within a warpgroup S of a block is issued before P V of the one before, so that its own softmax
 // runs under that product too; between warpgroups named barriers hand the tensor cores around.
 // Blocks of keys go from the last, which holds the diagonal, to the first. The grid is at most one
-// block an SM; each goes through the items of prefill_schedule.cuh. Its barriers run on, so that
+// block an SM; each goes through the items of prefill_shape.cuh. Its barriers run on, so that
 // the producer loads the next item while the consumers finish this one.
 #pragma once
 
-#include "cuda/attention/paged.cuh"
 #include "cuda/attention/prefill_attend.cuh"
 #include "cuda/attention/prefill_load.cuh"
 
@@ -25,31 +24,22 @@ template <class Config>
 __global__ void __launch_bounds__(Config::kThreads, 1)
     prefill_kernel(const __grid_constant__ PagedAttentionWork work,
                    const __grid_constant__ PrefillMaps maps,
-                   const __grid_constant__ PrefillSchedule schedule) {
+                   const __grid_constant__ PrefillShape shape) {
   extern __shared__ __align__(1024) unsigned char bytes[];
   auto& shared = *reinterpret_cast<PrefillShared<Config>*>(bytes);
   if (threadIdx.x == 0) init_prefill_barriers<Config>(shared);
   __syncthreads();
-  PrefillItem item;
   if (threadIdx.x < 128) {
     give_registers<Config::kProducerRegisters>();
     if (threadIdx.x >= 32) return;
-    PrefillLoader<Config> loader(work, maps, shared);
-    for (int round = 0; round * gridDim.x < schedule.num_items; ++round) {
-      const int number = schedule.number(round);
-      if (number < schedule.num_items && schedule.find<Config::kKeys>(work, number, item)) {
-        loader.load(item, schedule);
-      }
-    }
+    PrefillSchedule<Config::kKeys> schedule(work.params, shape);
+    PrefillLoader<Config> loader(work, maps, shape, shared);
+    PrefillItem item;
+    while (schedule.next(item)) loader.load(item);
+    loader.finish();
   } else {
     take_registers<Config::kConsumerRegisters>();
-    PrefillConsumer<Config> consumer(work, shared);
-    for (int round = 0; round * gridDim.x < schedule.num_items; ++round) {
-      const int number = schedule.number(round);
-      if (number < schedule.num_items && schedule.find<Config::kKeys>(work, number, item)) {
-        consumer.attend(item, schedule);
-      }
-    }
+    PrefillConsumer<Config>(work, shape, shared).run();
   }
 }
 
@@ -64,7 +54,7 @@ inline bool supports_prefill_sm90(const PagedAttentionWork& work) {
 }
 
 template <class Config>
-cudaError_t encode_prefill_maps(const PagedAttentionWork& work, const PrefillSchedule& schedule,
+cudaError_t encode_prefill_maps(const PagedAttentionWork& work, const PrefillShape& shape,
                                 PrefillMaps& maps) {
   const PagedAttentionParams& p = work.params;
   constexpr auto kType = std::is_same_v<typename Config::T, __half>
@@ -80,7 +70,7 @@ cudaError_t encode_prefill_maps(const PagedAttentionWork& work, const PrefillSch
   cudaError_t status = encode_tensor_map<3>(
       maps.query, kType, p.q, {p.head_dim, p.num_heads, work.num_tokens},
       {p.q_stride[1], p.q_stride[0]},
-      {64, static_cast<uint32_t>(schedule.group), static_cast<uint32_t>(schedule.tile_tokens)});
+      {64, static_cast<uint32_t>(shape.group), static_cast<uint32_t>(shape.tile_tokens)});
   if (status == cudaSuccess) status = encode_cache(maps.key, p.k_cache, p.k_stride);
   if (status == cudaSuccess) status = encode_cache(maps.value, p.v_cache, p.v_stride);
   return status;
@@ -89,9 +79,9 @@ cudaError_t encode_prefill_maps(const PagedAttentionWork& work, const PrefillSch
 template <class Config>
 cudaError_t run_prefill(const PagedAttentionWork& work, cudaStream_t stream) {
   const PagedAttentionParams& p = work.params;
-  const PrefillSchedule schedule = PrefillSchedule::make(work, Config::kRows);
+  const PrefillShape shape = PrefillShape::make(p, Config::kRows);
   PrefillMaps maps;
-  cudaError_t status = encode_prefill_maps<Config>(work, schedule, maps);
+  cudaError_t status = encode_prefill_maps<Config>(work, shape, maps);
   if (status != cudaSuccess) return status;
   const auto kernel = prefill_kernel<Config>;
   constexpr int kBytes = sizeof(PrefillShared<Config>);
@@ -102,15 +92,8 @@ cudaError_t run_prefill(const PagedAttentionWork& work, cudaStream_t stream) {
   if (status != cudaSuccess) return status;
   status = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   if (status != cudaSuccess) return status;
-  const int blocks = std::min(schedule.num_items, processors);
-  kernel<<<blocks, Config::kThreads, kBytes, stream>>>(work, maps, schedule);
-  if (work.splits.num_splits > 1) {
-    constexpr int kMergeWarps = 4;
-    const int64_t outputs = work.num_tokens * p.num_heads;
-    merge_splits_kernel<typename Config::T, Config::kHeadDim>
-        <<<static_cast<unsigned>((outputs + kMergeWarps - 1) / kMergeWarps), 32 * kMergeWarps, 0,
-           stream>>>(work);
-  }
+  if (work.workspace.bytes < PrefillPieces<Config>::bytes(processors)) return cudaErrorInvalidValue;
+  kernel<<<processors, Config::kThreads, kBytes, stream>>>(work, maps, shape);
   return cudaGetLastError();
 }
 

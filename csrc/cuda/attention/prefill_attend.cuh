@@ -5,9 +5,7 @@
 // masked; they come first, as blocks are taken from the last to the first.
 #pragma once
 
-#include "cuda/attention/prefill_schedule.cuh"
 #include "cuda/attention/prefill_softmax.cuh"
-#include "cuda/attention/prefill_tile.cuh"
 
 namespace lightvl::cuda {
 
@@ -18,36 +16,46 @@ class PrefillConsumer {
   using Softmax = PrefillSoftmax<Config::kKeys>;
   static constexpr int kKeys = Config::kKeys, kHeadDim = Config::kHeadDim;
 
-  __device__ PrefillConsumer(const PagedAttentionWork& work, PrefillShared<Config>& shared)
-      : work_(work), shared_(shared), warpgroup_(static_cast<int>(threadIdx.x) / 128 - 1) {
+  __device__ PrefillConsumer(const PagedAttentionWork& work, const PrefillShape& shape,
+                             PrefillShared<Config>& shared)
+      : work_(work),
+        shape_(shape),
+        shared_(shared),
+        pieces_(work.workspace),
+        warpgroup_(static_cast<int>(threadIdx.x) / 128 - 1) {
     if (Config::kTurns && warpgroup_ == Config::kWarpgroups - 1) pass_turn();
   }
 
-  __device__ void attend(const PrefillItem& item, const PrefillSchedule& schedule) {
-    const int first_row = warpgroup_ * 64 + Softmax::row();
-    int seen[2];
-#pragma unroll
-    for (int which = 0; which < 2; ++which) {
-      seen[which] = item.first_seen + (first_row + 8 * which) / schedule.group;
+  // Goes through the items that the producer hands on.
+  __device__ void run() {
+    while (true) {
+      const int slot = query_ring_.slot;
+      wait(shared_.query_full[slot], query_ring_.parity);
+      const PrefillItem item = shared_.item[slot];
+      if (item.num_tokens == 0) return;
+      Softmax softmax(work_.params.scale * 1.44269504f);
+      float out[kHeadDim / 2];
+      attend(item, slot, softmax, out);
+      query_ring_.advance();
+      PrefillTotals totals = softmax.totals();
+      if (item.piece >= 0) {
+        if (!pieces_.leave(item, totals, out)) continue;
+        pieces_.merge(item, totals, out);
+      }
+      store(item, totals, out);
     }
-    Softmax softmax(work_.params.scale * 1.44269504f);
-    float out[kHeadDim / 2];
-    const int query = query_ring_.slot;
-    wait(shared_.query_full[query], query_ring_.parity);
-    if (item.block_begin < item.block_end) {
-      run(item, query, seen, softmax, out);
-    } else {
-#pragma unroll
-      for (float& x : out) x = 0.0f;
-      release(shared_.query_empty[query]);
-    }
-    query_ring_.advance();
-    store(item, schedule, first_row, softmax, out);
   }
 
  private:
-  __device__ void run(const PrefillItem& item, int query, const int (&seen)[2], Softmax& softmax,
-                      float (&out)[kHeadDim / 2]) {
+  __device__ int first_row() const { return warpgroup_ * 64 + Softmax::row(); }
+
+  __device__ void attend(const PrefillItem& item, int query, Softmax& softmax,
+                         float (&out)[kHeadDim / 2]) {
+    int seen[2];
+#pragma unroll
+    for (int which = 0; which < 2; ++which) {
+      seen[which] = item.first_seen + (first_row() + 8 * which) / shape_.group;
+    }
     float scores[kKeys / 2];
     uint32_t packed[kKeys / 16][4];
     int block = item.block_end - 1;
@@ -139,46 +147,34 @@ class PrefillConsumer {
     sync_named(kClearBarrier + warpgroup_, 128);
   }
 
-  __device__ void store(const PrefillItem& item, const PrefillSchedule& schedule, int first_row,
-                        const Softmax& softmax, const float (&out)[kHeadDim / 2]) const {
+  __device__ void store(const PrefillItem& item, const PrefillTotals& totals,
+                        const float (&out)[kHeadDim / 2]) const {
     const PagedAttentionParams& p = work_.params;
-    float factor[2], log2_sum[2];
-    softmax.finish(factor, log2_sum);
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
-      const int row = first_row + 8 * which, token = row / schedule.group;
+      const int row = first_row() + 8 * which, token = row / shape_.group;
       const bool wanted = token < item.num_tokens;
       const int64_t t = item.token_begin + token;
-      const int64_t head = item.kv_head * schedule.group + row % schedule.group;
-      if (work_.splits.num_splits > 1) {
-        const int64_t at = (item.split * work_.num_tokens + t) * p.num_heads + head;
-        float* to = work_.splits.out + at * kHeadDim + Softmax::column();
+      const int64_t head = item.kv_head * shape_.group + row % shape_.group;
+      const float factor = totals.sum[which] > 0.0f ? 1.0f / totals.sum[which] : 0.0f;
+      T* to = static_cast<T*>(p.out) + t * p.out_stride[0] + head * p.out_stride[1];
 #pragma unroll
-        for (int j = 0; j < kHeadDim / 8; ++j) {
-          const float2 pair{out[4 * j + 2 * which] * factor[which],
-                            out[4 * j + 2 * which + 1] * factor[which]};
-          if (wanted) *reinterpret_cast<float2*>(to + 8 * j) = pair;
-        }
-        if (wanted && Softmax::column() == 0) work_.splits.lse[at] = log2_sum[which];
-      } else {
-        T* to = static_cast<T*>(p.out) + t * p.out_stride[0] + head * p.out_stride[1];
+      for (int j = 0; j < kHeadDim / 8; j += 4) {
+        uint32_t words[4];
 #pragma unroll
-        for (int j = 0; j < kHeadDim / 8; j += 4) {
-          uint32_t words[4];
-#pragma unroll
-          for (int k = 0; k < 4; ++k) {
-            words[k] = pack_two<T>(out[4 * (j + k) + 2 * which] * factor[which],
-                                   out[4 * (j + k) + 2 * which + 1] * factor[which]);
-          }
-          transpose_quad(words);
-          if (wanted) {
-            *reinterpret_cast<uint4*>(to + 8 * j + 4 * Softmax::column()) =
-                uint4{words[0], words[1], words[2], words[3]};
-          }
+        for (int k = 0; k < 4; ++k) {
+          words[k] = pack_two<T>(out[4 * (j + k) + 2 * which] * factor,
+                                 out[4 * (j + k) + 2 * which + 1] * factor);
         }
-        if (wanted && p.lse != nullptr && Softmax::column() == 0) {
-          p.lse[t * p.num_heads + head] = log2_sum[which] * 0.693147181f;
+        transpose_quad(words);
+        if (wanted) {
+          *reinterpret_cast<uint4*>(to + 8 * j + 4 * Softmax::column()) =
+              uint4{words[0], words[1], words[2], words[3]};
         }
+      }
+      if (wanted && p.lse != nullptr && Softmax::column() == 0) {
+        p.lse[t * p.num_heads + head] =
+            (totals.most[which] + log2f(totals.sum[which])) * 0.693147181f;
       }
     }
   }
@@ -221,7 +217,9 @@ class PrefillConsumer {
   }
 
   const PagedAttentionWork& work_;
+  const PrefillShape& shape_;
   PrefillShared<Config>& shared_;
+  PrefillPieces<Config> pieces_;
   int warpgroup_;
   Ring<Config::kStages> key_ring_, value_ring_;
   Ring<Config::kQueryStages> query_ring_;

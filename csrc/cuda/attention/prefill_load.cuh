@@ -5,7 +5,6 @@
 // doesn't exist, which arrives as zeros.
 #pragma once
 
-#include "cuda/attention/prefill_schedule.cuh"
 #include "cuda/attention/prefill_tile.cuh"
 
 namespace lightvl::cuda {
@@ -19,16 +18,17 @@ template <class Config>
 class PrefillLoader {
  public:
   __device__ PrefillLoader(const PagedAttentionWork& work, const PrefillMaps& maps,
-                           PrefillShared<Config>& shared)
+                           const PrefillShape& shape, PrefillShared<Config>& shared)
       : work_(work),
         maps_(maps),
+        shape_(shape),
         shared_(shared),
         lane_(static_cast<int>(threadIdx.x) % 32),
         page_size_(static_cast<int>(work.params.page_size)),
         block_pages_(Config::kKeys / page_size_) {}
 
-  __device__ void load(const PrefillItem& item, const PrefillSchedule& schedule) {
-    load_queries(item, schedule);
+  __device__ void load(const PrefillItem& item) {
+    load_queries(item);
     const int32_t* pages = work_.params.page_table + item.sequence * work_.params.page_table_stride;
     const int num_pages = (item.context + page_size_ - 1) / page_size_;
     int page = read_page(pages, num_pages, item.block_end - 1);
@@ -42,19 +42,30 @@ class PrefillLoader {
     }
   }
 
+  // Tells the consumers that there are no more items.
+  __device__ void finish() {
+    const int slot = query_ring_.slot;
+    wait(shared_.query_empty[slot], query_ring_.parity ^ 1);
+    if (lane_ == 0) {
+      shared_.item[slot].num_tokens = 0;
+      arrive(shared_.query_full[slot]);
+    }
+  }
+
  private:
   static constexpr uint32_t kBlockBytes = Config::kPanels * Config::kKeys * 128;
   using Panels = typename Config::T[Config::kPanels][Config::kKeys][64];
 
-  __device__ void load_queries(const PrefillItem& item, const PrefillSchedule& schedule) {
+  __device__ void load_queries(const PrefillItem& item) {
     const int slot = query_ring_.slot;
     wait(shared_.query_empty[slot], query_ring_.parity ^ 1);
     if (lane_ == 0) {
-      const uint32_t rows = schedule.tile_tokens * schedule.group;
+      shared_.item[slot] = item;
+      const uint32_t rows = shape_.tile_tokens * shape_.group;
       arrive_expect(shared_.query_full[slot], Config::kPanels * rows * 128);
       for (int panel = 0; panel < Config::kPanels; ++panel) {
         tma_load(shared_.query[slot][panel], maps_.query, shared_.query_full[slot], panel * 64,
-                 item.kv_head * schedule.group, static_cast<int>(item.token_begin));
+                 item.kv_head * shape_.group, item.token_begin);
       }
     }
     __syncwarp();
@@ -83,6 +94,7 @@ class PrefillLoader {
 
   const PagedAttentionWork& work_;
   const PrefillMaps& maps_;
+  const PrefillShape& shape_;
   PrefillShared<Config>& shared_;
   int lane_, page_size_, block_pages_;
   Ring<Config::kStages> ring_;

@@ -5,7 +5,7 @@
 // by more than 2^kSlack since they were scaled last: what is skipped cancels in the normalisation.
 #pragma once
 
-#include "cuda/common/hopper.cuh"
+#include "cuda/attention/prefill_merge.cuh"
 #include "cuda/common/numeric.cuh"
 
 namespace lightvl::cuda {
@@ -98,15 +98,15 @@ class PrefillSoftmax {
     for (int i = 0; i < kSize; ++i) out[i] *= rescale_[i / 2 % 2];
   }
 
-  // Sums over quads; gives each row's factor for its output and the base-2 logarithm of its
-  // denominator: 0 and -inf if it saw no key.
-  __device__ void finish(float (&factor)[2], float (&log2_sum)[2]) const {
+  // Of the rows so far: base-2 maxima, -inf if a row saw no key, and sums over quads.
+  __device__ PrefillTotals totals() const {
+    PrefillTotals totals;
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
-      const float sum = reduce_quad(sum_[which], [](float a, float b) { return a + b; });
-      factor[which] = sum > 0.0f ? 1.0f / sum : 0.0f;
-      log2_sum[which] = sum > 0.0f ? max_[which] * scale_ + log2f(sum) : -INFINITY;
+      totals.most[which] = max_[which] * scale_;
+      totals.sum[which] = reduce_quad(sum_[which], [](float a, float b) { return a + b; });
     }
+    return totals;
   }
 
  private:

@@ -1,6 +1,7 @@
 // Shared memory of prefill attention and the barriers of its pipeline.
 #pragma once
 
+#include "cuda/attention/prefill_schedule.cuh"
 #include "cuda/common/hopper.cuh"
 
 namespace lightvl::cuda {
@@ -14,8 +15,8 @@ struct PrefillConfig {
   static constexpr bool kTurns = kTurns_;  // warpgroups issue their products by turns
   static constexpr int kRows = 64 * kWarpgroups, kPanels = kHeadDim / 64;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
-  static constexpr int kProducerRegisters = kWarpgroups == 2 ? 24 : 32;
-  static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 240 : 160;
+  static constexpr int kProducerRegisters = kWarpgroups == 2 ? 56 : 32;
+  static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 224 : 160;
 };
 
 template <class Config>
@@ -24,6 +25,7 @@ struct PrefillShared {
   T query[Config::kQueryStages][Config::kPanels][Config::kRows][64];
   T key[Config::kStages][Config::kPanels][Config::kKeys][64];
   T value[Config::kStages][Config::kPanels][Config::kKeys][64];
+  PrefillItem item[Config::kQueryStages];
   Barrier query_full[Config::kQueryStages], query_empty[Config::kQueryStages];
   Barrier key_full[Config::kStages], key_empty[Config::kStages];
   Barrier value_full[Config::kStages], value_empty[Config::kStages];
