@@ -17,8 +17,27 @@
 
 #include "cuda/attention/prefill_attend.cuh"
 #include "cuda/attention/prefill_load.cuh"
+#include "cuda/attention/prefill_share.cuh"
 
 namespace lightvl::cuda {
+
+// The scheduling warp: items, and at last one without tokens.
+template <class Config>
+__device__ void hand_out_items(const PagedAttentionWork& work, const PrefillShape& shape,
+                               PrefillShared<Config>& shared) {
+  PrefillSchedule<Config::kKeys> schedule(work, shape, shared.plan);
+  Ring<Config::kQueryStages> ring;
+  PrefillItem item;
+  for (bool more = true; more; ring.advance()) {
+    more = schedule.next(item);
+    if (!more) item.num_tokens = 0;
+    wait(shared.query_empty[ring.slot], ring.parity ^ 1);
+    if (threadIdx.x == 0) {
+      shared.item[ring.slot] = item;
+      arrive(shared.item_full[ring.slot]);
+    }
+  }
+}
 
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads, 1)
@@ -28,15 +47,19 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   extern __shared__ __align__(1024) unsigned char bytes[];
   auto& shared = *reinterpret_cast<PrefillShared<Config>*>(bytes);
   if (threadIdx.x == 0) init_prefill_barriers<Config>(shared);
+  if (threadIdx.x == 32) {
+    prefetch_map(maps.query);
+    prefetch_map(maps.key);
+    prefetch_map(maps.value);
+  }
   __syncthreads();
   if (threadIdx.x < 128) {
     give_registers<Config::kProducerRegisters>();
-    if (threadIdx.x >= 32) return;
-    PrefillSchedule<Config::kKeys> schedule(work.params, shape);
-    PrefillLoader<Config> loader(work, maps, shape, shared);
-    PrefillItem item;
-    while (schedule.next(item)) loader.load(item);
-    loader.finish();
+    if (threadIdx.x < 32) {
+      hand_out_items<Config>(work, shape, shared);
+    } else if (threadIdx.x < 64) {
+      PrefillLoader<Config>(work, maps, shape, shared).run();
+    }
   } else {
     take_registers<Config::kConsumerRegisters>();
     PrefillConsumer<Config>(work, shape, shared).run();
@@ -65,7 +88,7 @@ cudaError_t encode_prefill_maps(const PagedAttentionWork& work, const PrefillSha
     return encode_tensor_map<4>(map, kType, cache,
                                 {p.head_dim, p.page_size, p.num_kv_heads, kPages},
                                 {stride[2], stride[1], stride[0]},
-                                {64, static_cast<uint32_t>(p.page_size), 1, 1});
+                                {64, static_cast<uint32_t>(shape.box_keys), 1, 1});
   };
   cudaError_t status = encode_tensor_map<3>(
       maps.query, kType, p.q, {p.head_dim, p.num_heads, work.num_tokens},
@@ -79,7 +102,7 @@ cudaError_t encode_prefill_maps(const PagedAttentionWork& work, const PrefillSha
 template <class Config>
 cudaError_t run_prefill(const PagedAttentionWork& work, cudaStream_t stream) {
   const PagedAttentionParams& p = work.params;
-  const PrefillShape shape = PrefillShape::make(p, Config::kRows);
+  const PrefillShape shape = PrefillShape::make(p, Config::kRows, Config::kKeys);
   PrefillMaps maps;
   cudaError_t status = encode_prefill_maps<Config>(work, shape, maps);
   if (status != cudaSuccess) return status;

@@ -35,7 +35,13 @@ class PrefillConsumer {
       if (item.num_tokens == 0) return;
       Softmax softmax(work_.params.scale * 1.44269504f);
       float out[kHeadDim / 2];
-      attend(item, slot, softmax, out);
+      if (item.block_begin < item.block_end) {
+        attend(item, slot, softmax, out);
+      } else {
+#pragma unroll
+        for (float& x : out) x = 0.0f;
+        release(shared_.query_empty[slot]);
+      }
       query_ring_.advance();
       PrefillTotals totals = softmax.totals();
       if (item.piece >= 0) {
@@ -91,13 +97,19 @@ class PrefillConsumer {
       release(shared_.key_empty[key_ring_.slot]);
       key_ring_.advance();
       if ((block + 1) * kKeys > item.first_seen) Softmax::mask(scores, block * kKeys, seen);
-      const bool rescale = softmax.update(scores);
-      pin(scores);
-      wgmma_wait<0>();
-      pin(out);
+      // The branch keeps ptxas from waiting before the exponentials.
+      if (softmax.update(scores)) {
+        pin(scores);
+        wgmma_wait<0>();
+        pin(out);
+        softmax.rescale(out);
+      } else {
+        pin(scores);
+        wgmma_wait<0>();
+        pin(out);
+      }
       release(shared_.value_empty[value_ring_.slot]);
       value_ring_.advance();
-      if (rescale) softmax.rescale(out);
       pack_probabilities<T, kKeys>(scores, packed);
       accumulate = true;
     }

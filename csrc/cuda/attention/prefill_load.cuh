@@ -1,8 +1,8 @@
-// The producer warp of prefill attention: queries, keys and values by TMA.
+// The loading warp of prefill attention: queries, keys and values by TMA.
 //
-// A block of keys lies in several pages. Each lane reads one page-table entry, one block ahead, and
-// copies that page's slots of one panel; beyond the sequence's last page it copies from a page that
-// doesn't exist, which arrives as zeros.
+// A block of keys is made of boxes, which lie in one page and one panel each. Each lane reads one
+// page-table entry, one block ahead, and copies one box; beyond the sequence's last page it copies
+// from a page that doesn't exist, which arrives as zeros.
 #pragma once
 
 #include "cuda/attention/prefill_tile.cuh"
@@ -25,70 +25,68 @@ class PrefillLoader {
         shared_(shared),
         lane_(static_cast<int>(threadIdx.x) % 32),
         page_size_(static_cast<int>(work.params.page_size)),
-        block_pages_(Config::kKeys / page_size_) {}
+        key_(lane_ % (Config::kKeys / shape.box_keys) * shape.box_keys),
+        panel_(lane_ / (Config::kKeys / shape.box_keys)) {}
 
-  __device__ void load(const PrefillItem& item) {
-    load_queries(item);
-    const int32_t* pages = work_.params.page_table + item.sequence * work_.params.page_table_stride;
-    const int num_pages = (item.context + page_size_ - 1) / page_size_;
-    int page = read_page(pages, num_pages, item.block_end - 1);
-    for (int block = item.block_end - 1; block >= item.block_begin; --block) {
-      const int next = read_page(pages, num_pages, block - 1);
-      load_block(maps_.key, shared_.key, shared_.key_full, shared_.key_empty, page, item.kv_head);
-      load_block(maps_.value, shared_.value, shared_.value_full, shared_.value_empty, page,
-                 item.kv_head);
-      ring_.advance();
-      page = next;
+  // Loads for the items that the scheduler hands on.
+  __device__ void run() {
+    while (true) {
+      const int slot = item_ring_.slot;
+      wait(shared_.item_full[slot], item_ring_.parity);
+      const PrefillItem& item = shared_.item[slot];
+      if (item.num_tokens == 0) break;
+      load_queries(item, slot);
+      load_keys_and_values(item);
+      item_ring_.advance();
     }
-  }
-
-  // Tells the consumers that there are no more items.
-  __device__ void finish() {
-    const int slot = query_ring_.slot;
-    wait(shared_.query_empty[slot], query_ring_.parity ^ 1);
-    if (lane_ == 0) {
-      shared_.item[slot].num_tokens = 0;
-      arrive(shared_.query_full[slot]);
-    }
+    if (lane_ == 0) arrive(shared_.query_full[item_ring_.slot]);  // passes the end on
   }
 
  private:
   static constexpr uint32_t kBlockBytes = Config::kPanels * Config::kKeys * 128;
   using Panels = typename Config::T[Config::kPanels][Config::kKeys][64];
 
-  __device__ void load_queries(const PrefillItem& item) {
-    const int slot = query_ring_.slot;
-    wait(shared_.query_empty[slot], query_ring_.parity ^ 1);
-    if (lane_ == 0) {
-      shared_.item[slot] = item;
-      const uint32_t rows = shape_.tile_tokens * shape_.group;
-      arrive_expect(shared_.query_full[slot], Config::kPanels * rows * 128);
-      for (int panel = 0; panel < Config::kPanels; ++panel) {
-        tma_load(shared_.query[slot][panel], maps_.query, shared_.query_full[slot], panel * 64,
-                 item.kv_head * shape_.group, item.token_begin);
-      }
+  __device__ void load_queries(const PrefillItem& item, int slot) {
+    if (lane_ != 0) return;
+    const uint32_t rows = shape_.tile_tokens * shape_.group;
+    arrive_expect(shared_.query_full[slot], Config::kPanels * rows * 128);
+    for (int panel = 0; panel < Config::kPanels; ++panel) {
+      tma_load(shared_.query[slot][panel], maps_.query, shared_.query_full[slot], panel * 64,
+               item.kv_head * shape_.group, item.token_begin);
     }
-    __syncwarp();
-    query_ring_.advance();
   }
 
-  // Lanes go through the pages of a block, then through them again for the next panel.
-  __device__ int read_page(const int32_t* pages, int num_pages, int block) const {
-    const int i = block * block_pages_ + lane_ % block_pages_;
-    return block >= 0 && i < num_pages ? pages[i] : -1;
+  __device__ void load_keys_and_values(const PrefillItem& item) {
+    const int32_t* pages = work_.params.page_table + item.sequence * work_.params.page_table_stride;
+    const int context = item.context, kv_head = item.kv_head, block_begin = item.block_begin;
+    int block = item.block_end - 1;
+    int page = read_page(pages, context, block);
+    for (; block >= block_begin; --block) {
+      const int next = read_page(pages, context, block - 1);
+      const int slot = (block * Config::kKeys + key_) % page_size_;
+      load_block(maps_.key, shared_.key, shared_.key_full, shared_.key_empty, slot, kv_head, page);
+      load_block(maps_.value, shared_.value, shared_.value_full, shared_.value_empty, slot, kv_head,
+                 page);
+      ring_.advance();
+      page = next;
+    }
+  }
+
+  // The page of this lane's box of a block.
+  __device__ int read_page(const int32_t* pages, int context, int block) const {
+    const int key = block * Config::kKeys + key_;
+    return key >= 0 && key < context ? pages[key / page_size_] : -1;
   }
 
   __device__ void load_block(const CUtensorMap& map, Panels (&tiles)[Config::kStages],
                              Barrier (&full)[Config::kStages], Barrier (&empty)[Config::kStages],
-                             int page, int kv_head) {
-    const int slot = ring_.slot;
-    wait(empty[slot], ring_.parity ^ 1);
-    if (lane_ == 0) arrive_expect(full[slot], kBlockBytes);
+                             int slot, int kv_head, int page) {
+    const int stage = ring_.slot;
+    wait(empty[stage], ring_.parity ^ 1);
+    if (lane_ == 0) arrive_expect(full[stage], kBlockBytes);
     __syncwarp();
-    const int panel = lane_ / block_pages_;
-    if (panel < Config::kPanels) {
-      tma_load(tiles[slot][panel][lane_ % block_pages_ * page_size_], map, full[slot], panel * 64,
-               0, kv_head, page);
+    if (panel_ < Config::kPanels) {
+      tma_load(tiles[stage][panel_][key_], map, full[stage], panel_ * 64, slot, kv_head, page);
     }
   }
 
@@ -96,9 +94,10 @@ class PrefillLoader {
   const PrefillMaps& maps_;
   const PrefillShape& shape_;
   PrefillShared<Config>& shared_;
-  int lane_, page_size_, block_pages_;
+  int lane_, page_size_;
+  int key_, panel_;  // of this lane's box in a block
   Ring<Config::kStages> ring_;
-  Ring<Config::kQueryStages> query_ring_;
+  Ring<Config::kQueryStages> item_ring_;
 };
 
 }  // namespace lightvl::cuda

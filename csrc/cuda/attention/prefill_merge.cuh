@@ -50,8 +50,8 @@ class PrefillPieces {
     }
     __syncwarp();
     bool all = true;
-    for (int owner = item.first_owner + lane(); owner <= item.last_owner; owner += 32) {
-      all &= *static_cast<volatile uint64_t*>(&flags_[index(item.piece_of(owner))]) == tag_;
+    for (int sharer = item.first_sharer + lane(); sharer <= item.last_sharer; sharer += 32) {
+      all &= *static_cast<volatile uint64_t*>(&flags_[index(item.piece_of(sharer))]) == tag_;
     }
     all = __all_sync(kAllLanes, all);
     if (all) __threadfence();
@@ -62,15 +62,15 @@ class PrefillPieces {
   __device__ void merge(const PrefillItem& item, PrefillTotals& totals,
                         float (&out)[kFloats]) const {
     totals = {{-INFINITY, -INFINITY}, {}};
-    for (int owner = item.first_owner; owner <= item.last_owner; ++owner) {
-      const float4 part = __ldcg(&totals_[index(item.piece_of(owner)) * 32 + lane()]);
+    for (int sharer = item.first_sharer; sharer <= item.last_sharer; ++sharer) {
+      const float4 part = __ldcg(&totals_[index(item.piece_of(sharer)) * 32 + lane()]);
       totals.most[0] = fmaxf(totals.most[0], part.x);
       totals.most[1] = fmaxf(totals.most[1], part.y);
     }
 #pragma unroll
     for (float& x : out) x = 0.0f;
-    for (int owner = item.first_owner; owner <= item.last_owner; ++owner) {
-      const int at = index(item.piece_of(owner));
+    for (int sharer = item.first_sharer; sharer <= item.last_sharer; ++sharer) {
+      const int at = index(item.piece_of(sharer));
       const float4 part = __ldcg(&totals_[at * 32 + lane()]);
       const float weight[2] = {part.z > 0.0f ? exp2f(part.x - totals.most[0]) : 0.0f,
                                part.w > 0.0f ? exp2f(part.y - totals.most[1]) : 0.0f};
@@ -85,8 +85,8 @@ class PrefillPieces {
         out[4 * i + 3] += weight[1] * x.w;
       }
     }
-    for (int owner = item.first_owner + lane(); owner <= item.last_owner; owner += 32) {
-      flags_[index(item.piece_of(owner))] = 0;
+    for (int sharer = item.first_sharer + lane(); sharer <= item.last_sharer; sharer += 32) {
+      flags_[index(item.piece_of(sharer))] = 0;
     }
   }
 

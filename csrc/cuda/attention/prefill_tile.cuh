@@ -15,8 +15,8 @@ struct PrefillConfig {
   static constexpr bool kTurns = kTurns_;  // warpgroups issue their products by turns
   static constexpr int kRows = 64 * kWarpgroups, kPanels = kHeadDim / 64;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
-  static constexpr int kProducerRegisters = kWarpgroups == 2 ? 56 : 32;
-  static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 224 : 160;
+  static constexpr int kProducerRegisters = kWarpgroups == 2 ? 40 : 32;
+  static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 232 : 160;
 };
 
 template <class Config>
@@ -25,7 +25,9 @@ struct PrefillShared {
   T query[Config::kQueryStages][Config::kPanels][Config::kRows][64];
   T key[Config::kStages][Config::kPanels][Config::kKeys][64];
   T value[Config::kStages][Config::kPanels][Config::kKeys][64];
+  PrefillPlan plan;
   PrefillItem item[Config::kQueryStages];
+  Barrier item_full[Config::kQueryStages];
   Barrier query_full[Config::kQueryStages], query_empty[Config::kQueryStages];
   Barrier key_full[Config::kStages], key_empty[Config::kStages];
   Barrier value_full[Config::kStages], value_empty[Config::kStages];
@@ -45,6 +47,7 @@ template <class Config>
 __device__ void init_prefill_barriers(PrefillShared<Config>& shared) {
   constexpr uint32_t kConsumerWarps = 4 * Config::kWarpgroups;
   for (int i = 0; i < Config::kQueryStages; ++i) {
+    init_barrier(shared.item_full[i], 1);
     init_barrier(shared.query_full[i], 1);
     init_barrier(shared.query_empty[i], kConsumerWarps);
   }
