@@ -16,6 +16,7 @@
 #pragma once
 
 #include "cuda/attention/prefill_attend.cuh"
+#include "cuda/attention/prefill_launch.cuh"
 #include "cuda/attention/prefill_load.cuh"
 #include "cuda/attention/prefill_share.cuh"
 
@@ -66,16 +67,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   }
 }
 
-// Whether the kernel can take the call: TMA wants addresses and strides of 16 bytes.
-inline bool supports_prefill_sm90(const PagedAttentionWork& work) {
-  const PagedAttentionParams& p = work.params;
-  const bool aligned = all_multiples(16, p.q, p.k_cache, p.v_cache, p.out) &&
-                       all_multiples(8, p.q_stride[0], p.q_stride[1], p.out_stride[0],
-                                     p.out_stride[1], p.k_stride[0], p.k_stride[1], p.k_stride[2],
-                                     p.v_stride[0], p.v_stride[1], p.v_stride[2]);
-  return aligned && p.scale > 0.0f && p.num_heads / p.num_kv_heads <= 64;
-}
-
 template <class Config>
 cudaError_t encode_prefill_maps(const PagedAttentionWork& work, const PrefillShape& shape,
                                 PrefillMaps& maps) {
@@ -84,11 +75,10 @@ cudaError_t encode_prefill_maps(const PagedAttentionWork& work, const PrefillSha
                              ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
                              : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   constexpr int64_t kPages = INT32_MAX;  // more than there are: their number is not known here
-  const auto encode_cache = [&](CUtensorMap& map, const void* cache, const int64_t(&stride)[3]) {
-    return encode_tensor_map<4>(map, kType, cache,
-                                {p.head_dim, p.page_size, p.num_kv_heads, kPages},
-                                {stride[2], stride[1], stride[0]},
-                                {64, static_cast<uint32_t>(shape.box_keys), 1, 1});
+  const auto encode_cache = [&](CUtensorMap& map, const void* cache, const int64_t (&stride)[3]) {
+    return encode_tensor_map<4>(
+        map, kType, cache, {p.head_dim, p.page_size, p.num_kv_heads, kPages},
+        {stride[2], stride[1], stride[0]}, {64, static_cast<uint32_t>(shape.box_keys), 1, 1});
   };
   cudaError_t status = encode_tensor_map<3>(
       maps.query, kType, p.q, {p.head_dim, p.num_heads, work.num_tokens},
@@ -101,30 +91,32 @@ cudaError_t encode_prefill_maps(const PagedAttentionWork& work, const PrefillSha
 
 template <class Config>
 cudaError_t run_prefill(const PagedAttentionWork& work, cudaStream_t stream) {
-  const PagedAttentionParams& p = work.params;
-  const PrefillShape shape = PrefillShape::make(p, Config::kRows, Config::kKeys);
-  PrefillMaps maps;
-  cudaError_t status = encode_prefill_maps<Config>(work, shape, maps);
-  if (status != cudaSuccess) return status;
-  const auto kernel = prefill_kernel<Config>;
+  constexpr auto kKernel = prefill_kernel<Config>;
   constexpr int kBytes = sizeof(PrefillShared<Config>);
-  status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  if (status != cudaSuccess) return status;
-  int device, processors;
-  status = cudaGetDevice(&device);
-  if (status != cudaSuccess) return status;
-  status = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  if (status != cudaSuccess) return status;
-  if (work.workspace.bytes < PrefillPieces<Config>::bytes(processors)) return cudaErrorInvalidValue;
-  kernel<<<processors, Config::kThreads, kBytes, stream>>>(work, maps, shape);
-  return cudaGetLastError();
+  const int blocks = prefill_blocks();
+  if (work.workspace.bytes < PrefillPieces<Config>::bytes(blocks)) return cudaErrorInvalidValue;
+  cudaError_t status = allow_shared_memory<kKernel>(kBytes);
+  PagedAttentionWork part = work;
+  PagedAttentionParams& p = part.params;
+  for (int64_t done = 0; status == cudaSuccess && done < work.params.num_seqs;
+       done += PrefillPlan::kMostSeqs) {
+    p.num_seqs = std::min<int64_t>(work.params.num_seqs - done, PrefillPlan::kMostSeqs);
+    const PrefillShape shape = PrefillShape::make(p, Config::kRows, Config::kKeys);
+    PrefillMaps maps;
+    status = encode_prefill_maps<Config>(part, shape, maps);
+    if (status != cudaSuccess) break;
+    kKernel<<<blocks, Config::kThreads, kBytes, stream>>>(part, maps, shape);
+    status = cudaGetLastError();
+    p.page_table += PrefillPlan::kMostSeqs * p.page_table_stride;
+    p.cu_q_lens += PrefillPlan::kMostSeqs;
+    p.context_lens += PrefillPlan::kMostSeqs;
+  }
+  return status;
 }
 
 template <class T, int kHeadDim>
 cudaError_t launch_prefill_sm90(const PagedAttentionWork& work, cudaStream_t stream) {
-  const PagedAttentionParams& p = work.params;
-  if (p.num_seqs * p.num_heads * work.max_q_len == 0) return cudaSuccess;
-  return run_prefill<PrefillConfig<T, kHeadDim, 2, 128, 2, true>>(work, stream);
+  return run_prefill<PrefillChoice<T, kHeadDim>>(work, stream);
 }
 
 }  // namespace lightvl::cuda

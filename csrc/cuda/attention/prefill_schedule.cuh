@@ -21,9 +21,9 @@ namespace lightvl::cuda {
 struct PrefillItem {
   int token_begin, num_tokens;  // of the tile; tokens of the step; none: there are no more items
   int kv_head, sequence;
-  int context, first_seen;      // keys of the sequence; keys that the first token sees
-  int block_begin, block_end;   // blocks of keys
-  int piece;                    // this block's piece of a divided item, else -1
+  int context, first_seen;        // keys of the sequence; keys that the first token sees
+  int block_begin, block_end;     // blocks of keys
+  int piece;                      // this block's piece of a divided item, else -1
   int first_sharer, last_sharer;  // who have its pieces
 
   __device__ int piece_of(int sharer) const { return 2 * sharer + (sharer == first_sharer); }
@@ -57,7 +57,9 @@ class PrefillItems {
 
   __device__ PrefillItems(const PagedAttentionWork& work, const PrefillShape& shape,
                           PrefillPlan& plan)
-      : p_(work.params), decode_rows_(static_cast<int>(work.decode_rows)), shape_(shape),
+      : p_(work.params),
+        decode_rows_(static_cast<int>(work.decode_rows)),
+        shape_(shape),
         plan_(plan) {
     survey();
   }
@@ -101,6 +103,7 @@ class PrefillItems {
     bool unlike = false;
     int longest = 0, before = 0;
     float cost = 0.0f;
+#pragma unroll 1
     for (int base = 0; base < shape_.num_seqs; base += 32) {
       const int s = base + lane;
       int tiles = 0;

@@ -13,6 +13,7 @@ class PrefillSchedule {
   __device__ PrefillSchedule(const PagedAttentionWork& work, const PrefillShape& shape,
                              PrefillPlan& plan)
       : items_(work, shape, plan), plan_(plan), blocks_(static_cast<int>(gridDim.x)) {
+#pragma unroll 1
     for (int block = lane(); block < blocks_; block += 32) plan_.load[block] = 0;
     // Little work in one round is not worth the search for a better way.
     whole_ = items_.count() <= blocks_ && items_.longest() <= kFew;
@@ -46,12 +47,14 @@ class PrefillSchedule {
   // the rest is not too long to be shared out.
   __device__ bool deal() {
     int most = 0;
+#pragma unroll 1
     for (int block = lane(); block < blocks_; block += 32) {
       most = max(most, plan_.load[block] + items_.cost(number_of(block, round_)));
     }
     most = warp_reduce(most, Max{});
     const int rest = items_.count() - round_ * blocks_;
     if (most * blocks_ > items_.total_cost() && rest <= PrefillPlan::kMostRest) return false;
+#pragma unroll 1
     for (int block = lane(); block < blocks_; block += 32) {
       plan_.load[block] += items_.cost(number_of(block, round_));
     }
@@ -63,6 +66,7 @@ class PrefillSchedule {
     first_ = round_ * blocks_;
     const int rest = items_.count() - first_;
     int total = 0;
+#pragma unroll 1
     for (int base = 0; base < rest; base += 32) {
       const int cost = base + lane() < rest ? items_.cost(first_ + base + lane()) : 0;
       const int sum = inclusive_sum(cost);
@@ -72,8 +76,10 @@ class PrefillSchedule {
     if (lane() == 0) plan_.begin[rest] = total;
     const int level = cut_rest(total);
     int longest = 0;
+#pragma unroll 1
     for (int block = lane(); block < blocks_; block += 32) {
       int load = plan_.load[block];
+#pragma unroll 1
       for (int round = round_; round * blocks_ < items_.count(); ++round) {
         load += items_.cost(number_of(block, round));
       }
@@ -88,6 +94,7 @@ class PrefillSchedule {
     if (sharer_ < 0) return;
     begin_ = plan_.cut[sharer_];
     end_ = plan_.cut[sharer_ + 1];
+#pragma unroll 1
     for (int end = rest; at_ + 1 < end;) {  // the last item that doesn't begin beyond begin_
       const int middle = (at_ + end) / 2;
       (plan_.begin[middle] <= begin_ ? at_ : end) = middle;
@@ -99,6 +106,7 @@ class PrefillSchedule {
   __device__ int cut_rest(int total) {
     const int level = level_for(total);
     int room = 0;  // of the blocks before
+#pragma unroll 1
     for (int base = 0; base < blocks_ && room < total; base += 32) {
       const int part = part_of(base + lane(), level), sum = inclusive_sum(part);
       const int begin = room + sum - part;
@@ -125,11 +133,14 @@ class PrefillSchedule {
   __device__ int level_for(int total) const {
     int low = 0, high = max((total + blocks_ - 1) / blocks_, kLeastPart);
     if (round_ == 0) return high;
+#pragma unroll 1
     for (int block = lane(); block < blocks_; block += 32) low = max(low, plan_.load[block]);
     high += warp_reduce(low, Max{});
+#pragma unroll 1
     for (low = 0; low + 1 < high;) {
       const int middle = (low + high) / 2;
       int room = 0;
+#pragma unroll 1
       for (int block = lane(); block < blocks_; block += 32) room += part_of(block, middle);
       (warp_reduce(room, Sum{}) < total ? low : high) = middle;
     }
@@ -161,6 +172,7 @@ class PrefillSchedule {
   // The last sharer whose part doesn't begin beyond `at`.
   __device__ int sharer_at(int at) const {
     int sharer = 0;
+#pragma unroll 1
     for (int end = sharers_; sharer + 1 < end;) {
       const int middle = (sharer + end) / 2;
       (plan_.cut[middle] <= at ? sharer : end) = middle;

@@ -15,9 +15,14 @@ struct PrefillConfig {
   static constexpr bool kTurns = kTurns_;  // warpgroups issue their products by turns
   static constexpr int kRows = 64 * kWarpgroups, kPanels = kHeadDim / 64;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
-  static constexpr int kProducerRegisters = kWarpgroups == 2 ? 40 : 32;
-  static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 232 : 160;
+  static constexpr int kProducerRegisters = kWarpgroups == 2 ? 56 : 32;
+  static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 224 : 160;
 };
+
+// What a head dim is best served with.
+template <class T, int kHeadDim>
+using PrefillChoice = std::conditional_t<kHeadDim == 64, PrefillConfig<T, 64, 3, 128, 2, true>,
+                                         PrefillConfig<T, 128, 2, 128, 2, true>>;
 
 template <class Config>
 struct PrefillShared {
