@@ -32,7 +32,7 @@ class PrefillConsumer {
       const int slot = query_ring_.slot;
       wait(shared_.query_full[slot], query_ring_.parity);
       const PrefillItem item = shared_.item[slot];
-      if (item.num_tokens == 0) return;
+      if (item.block_end < 0) return;
       Softmax softmax(work_.params.scale * 1.44269504f);
       float out[kHeadDim / 2];
       if (item.block_begin < item.block_end) {
@@ -40,7 +40,7 @@ class PrefillConsumer {
       } else {
 #pragma unroll
         for (float& x : out) x = 0.0f;
-        release(shared_.query_empty[slot]);
+        release_query(slot);
       }
       query_ring_.advance();
       PrefillTotals totals = softmax.totals();
@@ -60,8 +60,9 @@ class PrefillConsumer {
     int seen[2];
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
-      seen[which] = item.first_seen + (first_row() + 8 * which) / shape_.group;
+      seen[which] = item.past + (item.row_begin + first_row() + 8 * which) / shape_.group + 1;
     }
+    const int least_seen = item.past + item.row_begin / shape_.group + 1;
     float scores[kKeys / 2];
     uint32_t packed[kKeys / 16][4];
     int block = item.block_end - 1;
@@ -96,7 +97,7 @@ class PrefillConsumer {
       pin(scores);
       release(shared_.key_empty[key_ring_.slot]);
       key_ring_.advance();
-      if ((block + 1) * kKeys > item.first_seen) Softmax::mask(scores, block * kKeys, seen);
+      if ((block + 1) * kKeys > least_seen) Softmax::mask(scores, block * kKeys, seen);
       // The branch keeps ptxas from waiting before the exponentials.
       if (softmax.update(scores)) {
         pin(scores);
@@ -113,7 +114,7 @@ class PrefillConsumer {
       pack_probabilities<T, kKeys>(scores, packed);
       accumulate = true;
     }
-    release(shared_.query_empty[query]);
+    release_query(query);
 
     wait(shared_.value_full[value_ring_.slot], value_ring_.parity);
     pin_all(scores, out, packed);
@@ -164,9 +165,9 @@ class PrefillConsumer {
     const PagedAttentionParams& p = work_.params;
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
-      const int row = first_row() + 8 * which, token = row / shape_.group;
-      const bool wanted = token < item.num_tokens;
-      const int64_t t = item.token_begin + token;
+      const bool wanted = first_row() + 8 * which < item.num_rows;
+      const int row = item.row_begin + first_row() + 8 * which;
+      const int64_t t = item.token_begin + row / shape_.group;
       const int64_t head = item.kv_head * shape_.group + row % shape_.group;
       const float factor = totals.sum[which] > 0.0f ? 1.0f / totals.sum[which] : 0.0f;
       T* to = static_cast<T*>(p.out) + t * p.out_stride[0] + head * p.out_stride[1];
@@ -208,7 +209,11 @@ class PrefillConsumer {
 
   __device__ static void release(Barrier& empty) {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) arrive(empty);
+    arrive_everywhere<Config>(empty);
+  }
+  __device__ void release_query(int slot) const {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) arrive(shared_.query_empty[slot]);
   }
 
   __device__ static void pin_all(float (&scores)[kKeys / 2], float (&out)[kHeadDim / 2],

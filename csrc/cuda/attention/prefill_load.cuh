@@ -1,17 +1,18 @@
-// The loading warp of prefill attention: queries, keys and values by TMA.
+// The loading warps of prefill attention: one for keys and values, by TMA, two for queries.
 //
 // A block of keys is made of boxes, which lie in one page and one panel each. Each lane reads one
 // page-table entry, one block ahead, and copies one box; beyond the sequence's last page it copies
-// from a page that doesn't exist, which arrives as zeros.
+// from a page that doesn't exist, which arrives as zeros. The blocks of a cluster load a half each,
+// which arrives at both. Query rows begin anywhere in a token's heads, so they come by cp.async.
 #pragma once
 
+#include "cuda/attention/mma.cuh"
 #include "cuda/attention/prefill_tile.cuh"
 
 namespace lightvl::cuda {
 
 struct PrefillMaps {
-  CUtensorMap query;       // [T, H, D], boxes of a tile's tokens, a group, 64
-  CUtensorMap key, value;  // [N, K, P, D], boxes of a page of one KV head, 64
+  CUtensorMap key, value;  // [N, K, P, D], boxes of a page's slots of one KV head, 64
 };
 
 template <class Config>
@@ -25,38 +26,27 @@ class PrefillLoader {
         shared_(shared),
         lane_(static_cast<int>(threadIdx.x) % 32),
         page_size_(static_cast<int>(work.params.page_size)),
-        key_(lane_ % (Config::kKeys / shape.box_keys) * shape.box_keys),
-        panel_(lane_ / (Config::kKeys / shape.box_keys)) {}
+        boxes_(Config::kPanels * (Config::kKeys / shape.box_keys) / Config::kBlocks) {
+    const int box = prefill_rank<Config>() * boxes_ + lane_, parts = Config::kKeys / shape.box_keys;
+    key_ = box % parts * shape.box_keys;
+    panel_ = box / parts;
+  }
 
   // Loads for the items that the scheduler hands on.
   __device__ void run() {
-    while (true) {
-      const int slot = item_ring_.slot;
-      wait(shared_.item_full[slot], item_ring_.parity);
-      const PrefillItem& item = shared_.item[slot];
-      if (item.num_tokens == 0) break;
-      load_queries(item, slot);
-      load_keys_and_values(item);
-      item_ring_.advance();
+    for (Ring<Config::kQueryStages> ring;; ring.advance()) {
+      wait(shared_.item_full[ring.slot], ring.parity);
+      const PrefillItem& item = shared_.item[ring.slot];
+      if (item.block_end < 0) break;
+      load_item(item);
     }
-    if (lane_ == 0) arrive(shared_.query_full[item_ring_.slot]);  // passes the end on
   }
 
  private:
   static constexpr uint32_t kBlockBytes = Config::kPanels * Config::kKeys * 128;
   using Panels = typename Config::T[Config::kPanels][Config::kKeys][64];
 
-  __device__ void load_queries(const PrefillItem& item, int slot) {
-    if (lane_ != 0) return;
-    const uint32_t rows = shape_.tile_tokens * shape_.group;
-    arrive_expect(shared_.query_full[slot], Config::kPanels * rows * 128);
-    for (int panel = 0; panel < Config::kPanels; ++panel) {
-      tma_load(shared_.query[slot][panel], maps_.query, shared_.query_full[slot], panel * 64,
-               item.kv_head * shape_.group, item.token_begin);
-    }
-  }
-
-  __device__ void load_keys_and_values(const PrefillItem& item) {
+  __device__ void load_item(const PrefillItem& item) {
     const int32_t* pages = work_.params.page_table + item.sequence * work_.params.page_table_stride;
     const int context = item.context, kv_head = item.kv_head, block_begin = item.block_begin;
     int block = item.block_end - 1;
@@ -85,8 +75,13 @@ class PrefillLoader {
     wait(empty[stage], ring_.parity ^ 1);
     if (lane_ == 0) arrive_expect(full[stage], kBlockBytes);
     __syncwarp();
-    if (panel_ < Config::kPanels) {
-      tma_load(tiles[stage][panel_][key_], map, full[stage], panel_ * 64, slot, kv_head, page);
+    if (lane_ < boxes_) {
+      auto& to = tiles[stage][panel_][key_];
+      if constexpr (Config::kBlocks == 1) {
+        tma_load(to, map, full[stage], panel_ * 64, slot, kv_head, page);
+      } else {
+        tma_load_both(to, map, full[stage], panel_ * 64, slot, kv_head, page);
+      }
     }
   }
 
@@ -95,9 +90,39 @@ class PrefillLoader {
   const PrefillShape& shape_;
   PrefillShared<Config>& shared_;
   int lane_, page_size_;
-  int key_, panel_;  // of this lane's box in a block
+  int boxes_, key_, panel_;  // this block's boxes of a block of keys, where this lane's lies
   Ring<Config::kStages> ring_;
-  Ring<Config::kQueryStages> item_ring_;
 };
+
+// The warps that copy queries, two of them; rows beyond the tile's are zero.
+template <class Config>
+__device__ void load_queries(const PagedAttentionParams& p, const PrefillShape& shape,
+                             PrefillShared<Config>& shared) {
+  using T = typename Config::T;
+  constexpr int kPacks = Config::kHeadDim / 8;
+  for (Ring<Config::kQueryStages> ring;; ring.advance()) {
+    wait(shared.item_full[ring.slot], ring.parity);
+    const PrefillItem& item = shared.item[ring.slot];
+    const bool more = item.block_end >= 0;
+    if (more) {
+      const T* from = static_cast<const T*>(p.q) + item.token_begin * p.q_stride[0] +
+                      item.kv_head * shape.group * p.q_stride[1];
+      const int begin = item.row_begin, rows = item.num_rows;
+      for (int i = static_cast<int>(threadIdx.x) % 64; i < Config::kRows * kPacks; i += 64) {
+        const int row = i / kPacks, pack = i % kPacks;
+        const int token = (begin + row) / shape.group, head = (begin + row) % shape.group;
+        const T* pointer = from + token * p.q_stride[0] + head * p.q_stride[1] + pack * 8;
+        T* to = &shared.query[ring.slot][pack / 8][row][(pack ^ row) % 8 * 8];
+        copy_async(to, row < rows ? pointer : from, row < rows);
+      }
+      commit_copies();
+      wait_for_copies<0>();
+      fence_proxy_async();
+      __syncwarp();
+    }
+    if (threadIdx.x % 32 == 0) arrive(shared.query_full[ring.slot]);
+    if (!more) return;
+  }
+}
 
 }  // namespace lightvl::cuda

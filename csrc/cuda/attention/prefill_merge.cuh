@@ -94,7 +94,8 @@ class PrefillPieces {
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
   // Of this warp's part of a piece.
   __device__ static int index(int piece) {
-    return piece * kWarps + static_cast<int>(threadIdx.x) / 32 - 4;
+    return (piece * Config::kBlocks + prefill_rank<Config>()) * kWarps +
+           static_cast<int>(threadIdx.x) / 32 - 4;
   }
 
   float4 *totals_, *out_;

@@ -1,12 +1,13 @@
-// Which part of the work each block of prefill attention does.
+// Which part of the work each worker of prefill attention does.
 //
 // An item is a tile of query rows of one KV head of one sequence over the keys that they see. Rows
-// are (new token, query head of the group), whole tokens only. Every block finds its items alone,
-// from the lengths, so that a captured graph replays with others.
+// are (new token, query head of the group). Every worker finds its items alone, from the lengths,
+// so that a captured graph replays with others. A worker is a block, or a cluster of two that halve
+// the tile.
 //
-// Items are numbered so that those with the same keys are near each other, since blocks that run
+// Items are numbered so that those with the same keys are near each other, since workers that run
 // together then find them in the L2 cache, and within such a section the longest come first. They
-// are dealt out in rounds, to the last block first in every other one. Rounds end when a block
+// are dealt out in rounds, to the last worker first in every other one. Rounds end when a worker
 // would get more than its fair share; the rest is shared out so that all end together
 // (prefill_share.cuh). Costs are blocks of keys, with kItemCost for an item's start and end.
 #pragma once
@@ -19,37 +20,39 @@
 namespace lightvl::cuda {
 
 struct PrefillItem {
-  int token_begin, num_tokens;  // of the tile; tokens of the step; none: there are no more items
-  int kv_head, sequence;
-  int context, first_seen;        // keys of the sequence; keys that the first token sees
-  int block_begin, block_end;     // blocks of keys
-  int piece;                      // this block's piece of a divided item, else -1
+  int sequence, kv_head;
+  int token_begin;                // of the sequence's new tokens among the step's
+  int past, context;              // keys before the first new token; all keys
+  int row_begin, num_rows;        // of the tile among the head's rows
+  int block_begin, block_end;     // blocks of keys; block_end -1: there are no more items
+  int piece;                      // this worker's piece of a divided item, else -1
   int first_sharer, last_sharer;  // who have its pieces
 
   __device__ int piece_of(int sharer) const { return 2 * sharer + (sharer == first_sharer); }
 };
 
 struct PrefillShape {
-  int tile_tokens, group, num_seqs, num_kv_heads;
+  int rows;   // of a tile
+  int group;  // query heads of a KV head
+  int num_seqs, num_kv_heads;
   int box_keys;  // of a TMA box: they lie in one page and in one block
 
   static PrefillShape make(const PagedAttentionParams& p, int rows, int block_keys) {
-    const int group = static_cast<int>(p.num_heads / p.num_kv_heads);
-    return {rows / group, group, static_cast<int>(p.num_seqs), static_cast<int>(p.num_kv_heads),
-            std::gcd(static_cast<int>(p.page_size), block_keys)};
+    return {rows, static_cast<int>(p.num_heads / p.num_kv_heads), static_cast<int>(p.num_seqs),
+            static_cast<int>(p.num_kv_heads), std::gcd(static_cast<int>(p.page_size), block_keys)};
   }
 };
 
 // What the schedule keeps in shared memory.
 struct PrefillPlan {
-  static constexpr int kMostSeqs = 1024, kMostBlocks = 256, kMostRest = 1024;
+  static constexpr int kMostSeqs = 1024, kMostWorkers = 256, kMostRest = 1024;
   int first_tile[kMostSeqs + 1];  // tiles of one head of the sequences before
-  int load[kMostBlocks];          // cost of what each block was dealt
+  int load[kMostWorkers];         // cost of what each worker was dealt
   int begin[kMostRest + 1];       // costs of the rest's items before each
-  int cut[kMostBlocks + 1];       // costs before each sharer's part of the rest
+  int cut[kMostWorkers + 1];      // costs before each sharer's part of the rest
 };
 
-// All blocks' items, numbered; used by a whole warp, as is what is built on it.
+// All workers' items, numbered; used by a whole warp, as is what is built on it.
 template <int kKeys>
 class PrefillItems {
  public:
@@ -75,13 +78,14 @@ class PrefillItems {
     locate(number, item.sequence, item.kv_head, rank, tiles);
     const int begin = p_.cu_q_lens[item.sequence];
     const int q_len = p_.cu_q_lens[item.sequence + 1] - begin;
-    const int first_token = (tiles - 1 - rank) * shape_.tile_tokens;
-    item.token_begin = begin + first_token;
-    item.num_tokens = min(shape_.tile_tokens, q_len - first_token);
+    item.token_begin = begin;
     item.context = p_.context_lens[item.sequence];
-    item.first_seen = item.context - q_len + first_token + 1;
+    item.past = item.context - q_len;
+    item.row_begin = (tiles - 1 - rank) * shape_.rows;
+    item.num_rows = min(shape_.rows, q_len * shape_.group - item.row_begin);
+    const int keys = item.past + (item.row_begin + item.num_rows - 1) / shape_.group + 1;
     item.block_begin = 0;
-    item.block_end = (item.first_seen + item.num_tokens - 1 + kKeys - 1) / kKeys;
+    item.block_end = (keys + kKeys - 1) / kKeys;
     item.piece = -1;
   }
 
@@ -98,7 +102,8 @@ class PrefillItems {
 
   // Adds up tiles and costs, and sees whether all sequences are of the same lengths.
   __device__ void survey() {
-    const int lane = threadIdx.x % 32, tokens = shape_.tile_tokens;
+    const int lane = threadIdx.x % 32;
+    const float tokens = static_cast<float>(shape_.rows) / shape_.group;  // of a tile
     const int first_q = p_.cu_q_lens[1] - p_.cu_q_lens[0], first_context = p_.context_lens[0];
     bool unlike = false;
     int longest = 0, before = 0;
@@ -110,7 +115,7 @@ class PrefillItems {
       if (s < shape_.num_seqs) {
         const int q_len = p_.cu_q_lens[s + 1] - p_.cu_q_lens[s], context = p_.context_lens[s];
         if (q_len * shape_.group > decode_rows_) {
-          tiles = (q_len + tokens - 1) / tokens;
+          tiles = (q_len * shape_.group + shape_.rows - 1) / shape_.rows;
           longest = max(longest, context);
           const float middle = context - 0.5f * (q_len - tokens);  // keys of the middle tile
           cost += tiles * (middle / kKeys + 0.5f + kItemCost);
