@@ -1,9 +1,9 @@
 // How vision attention on sm_90a is cut into items of work, without the host knowing the lengths.
 //
 // A segment's queries are cut into tiles of 64 rows, one for a warpgroup. An item is a few tiles of
-// one head of one segment. Blocks of the grid take items in turn: first all items of `tiles_an_item`
-// tiles, the heads of a segment after each other so that its keys are read from L2, then the shorter
-// remainders, which even out when the blocks end.
+// one head of one segment. Blocks of the grid take items in turn: first all items of
+// `tiles_an_item` tiles, the heads of a segment after each other so that its keys are read from L2,
+// then the shorter remainders, which even out when the blocks end.
 #pragma once
 
 #include <cstdint>
