@@ -12,48 +12,50 @@ class VisionConsumer {
   using T = typename Shape::T;
 
   __device__ VisionConsumer(const VisionTask& task, VisionShared<Shape>& shared)
-      : task_(task), s_(shared) {}
+      : task_(task), s_(shared), softmax_(task.scale) {}
 
   // Called by the consumer warpgroups.
   __device__ void run() {
     if (group() == Shape::kGroups - 1) pass_turn();
-    Ring<Shape::kQueryBuffers> buffer;
-    for (;; buffer.next()) {
-      wait(s_.query_full[buffer.slot], buffer.parity);
-      const VisionItem item = s_.items[buffer.slot];
-      if (item.tiles == 0) return;
-      if (group() < item.tiles) {
-        attend(item, buffer.slot);
-      } else {
-        stand_by(item);
-        release(s_.query_empty[buffer.slot]);
-      }
+    while (find_tile()) {
+      if (Cut(s_.items[buffer_.slot].len).is_short())
+        attend_short();
+      else
+        attend();
     }
   }
 
  private:
-  static constexpr int kScores = Shape::kKeys / 2;
-
-  // First row of this warp.
-  __device__ static int first_row(const VisionItem& item) {
-    return item.row + threadIdx.x / 32 * 16;
-  }
+  using Stage = Ring<Shape::kStages>;
+  using Cut = KeyCut<Shape>;
+  static constexpr int kScores = Shape::kKeys / 2, kTailScores = kTailKeys / 2;
 
   __device__ static int group() { return threadIdx.x / 128; }
+
+  // ---- order among warps
+
   // One arrival for each warp.
   __device__ static void release(Barrier& empty) {
     if (threadIdx.x % 32 == 0) arrive(empty);
   }
-  __device__ static void take_turn() {
-    if constexpr (Shape::kTurns) sync_named(1 + group(), 256);
-  }
-  __device__ static void pass_turn() {
-    if constexpr (Shape::kTurns) arrive_named(1 + (group() + 1) % Shape::kGroups, 256);
+  __device__ static void take_turn() { sync_named(1 + group(), 256); }
+  __device__ static void pass_turn() { arrive_named(1 + (group() + 1) % Shape::kGroups, 256); }
+
+  // Waits for the next item in which this warpgroup has a tile.
+  __device__ bool find_tile() {
+    for (;; buffer_.next()) {
+      wait(s_.query_full[buffer_.slot], buffer_.parity);
+      const int tiles = s_.items[buffer_.slot].tiles;
+      if (tiles == 0) return false;
+      if (group() < tiles) return true;
+      stand_by(s_.items[buffer_.slot].len);
+      release(s_.query_empty[buffer_.slot]);
+    }
   }
 
   // Goes through the motions of an item in which this warpgroup has no tile.
-  __device__ void stand_by(const VisionItem& item) {
-    for (int block = 0; block * Shape::kKeys < item.len; ++block, ring_.next()) {
+  __device__ void stand_by(int len) {
+    for (int step = Cut(len).steps(); step > 0; --step, ring_.next()) {
       take_turn();
       pass_turn();
       wait(s_.key_full[ring_.slot], ring_.parity);
@@ -63,24 +65,27 @@ class VisionConsumer {
     }
   }
 
-  // S of as many keys as `score` has columns.
-  template <int kSize>
-  __device__ void multiply_keys(float (&score)[kSize], const T* query) {
-    const uint64_t a = describe_k_major(query), b = describe_k_major(s_.key[ring_.slot]);
+  // ---- products
+
+  // score = Q K^T for as many keys as it has columns, which lie in panels of kRows rows.
+  template <int kRows, int kSize>
+  __device__ void multiply_keys(float (&score)[kSize], const T* keys) {
+    const uint64_t a = describe_k_major(s_.query[buffer_.slot][group()]);
+    const uint64_t b = describe_k_major(keys);
     pin(score);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < Shape::kHeadDim / 16; ++k) {
       const uint32_t step = k % 4 * 2, panel = k / 4 * (128 / 16);
       Wgmma<T, 2 * kSize>::ss(score, advance(a, step + panel * kTileRows),
-                              advance(b, step + panel * Shape::kKeys), k > 0);
+                              advance(b, step + panel * kRows), k > 0);
     }
-    wgmma_commit();
   }
 
-  template <int kSteps>
-  __device__ void multiply_values(uint32_t (&probability)[kSteps][4], int slot) {
-    const uint64_t b = describe_mn_major(s_.value[slot], Shape::kKeys * 128);
+  // out_ += P V.
+  template <int kRows, int kSteps>
+  __device__ void multiply_values(uint32_t (&probability)[kSteps][4], const T* values) {
+    const uint64_t b = describe_mn_major(values, kRows * 128);
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) pin(probability[k]);
     pin(out_);
@@ -104,116 +109,145 @@ class VisionConsumer {
     release(s_.value_empty[slot]);
   }
 
-  // The block of the keys that don't fill one.
-  template <int kColumns>
-  __device__ void attend_rest(Softmax<T>& softmax, const T* query, int rest) {
-    float score[kColumns / 2];
-    uint32_t probability[kColumns / 16][4] = {};
+  // ---- steps
+
+  // The first block of an item, with no product pending.
+  __device__ void begin() {
     wait(s_.key_full[ring_.slot], ring_.parity);
     take_turn();
-    multiply_keys(score, query);
+    multiply_keys<Shape::kKeys>(score_, s_.key[ring_.slot]);
+    wgmma_commit();
     pass_turn();
-    finish_keys<0>(score);
-    if (!blank_) {
-      Softmax<T>::mask(score, rest);
-      softmax.template update<0>(score);
-      Softmax<T>::pack(score, probability);
+    finish_keys<0>(score_);
+    soften_first();
+  }
+
+  // Runs over this item and those that can be joined to it. Between steps P of a block awaits its
+  // V.
+  __device__ void attend() {
+    begin();
+    int steps = Cut(s_.items[buffer_.slot].len).steps();
+    for (;;) {
+      int done = -1;  // buffer of the item whose last block is pending
+      if (--steps == 0) {
+        done = buffer_.slot;
+        buffer_.next();
+        wait(s_.query_full[buffer_.slot], buffer_.parity);
+        const VisionItem& next = s_.items[buffer_.slot];
+        const Cut cut(next.len);
+        if (group() >= next.tiles || cut.is_short()) return finish(done);
+        steps = cut.steps();
+      }
+      step(done);
     }
+  }
+
+  // Asks for S of the next block and for P V of this one, and has the softmax of the one during the
+  // other. If this was the last block of the item in buffer `done`, the next is the first of
+  // another, and output is between them.
+  __device__ void step(int done) {
+    const Stage current = ring_;
+    ring_.next();
+    wait(s_.key_full[ring_.slot], ring_.parity);
+    take_turn();
+    multiply_keys<Shape::kKeys>(score_, s_.key[ring_.slot]);
+    wgmma_commit();
+    wait(s_.value_full[current.slot], current.parity);
+    multiply_values<Shape::kKeys>(probability_, s_.value[current.slot]);
+    pass_turn();
+    finish_keys<1>(score_);
+    if (done >= 0) {
+      finish_values(current.slot);
+      store(done);
+      soften_first();
+      return;
+    }
+    const bool grown = !blank_ && softmax_.template update<Shape::kPolynomials>(score_);
+    finish_values(current.slot);
+    if (grown) softmax_.rescale(out_);
+    Softmax<T>::pack(score_, probability_);
+  }
+
+  // P V of the last block, and output.
+  __device__ void finish(int done) {
     wait(s_.value_full[ring_.slot], ring_.parity);
-    multiply_values(probability, ring_.slot);
+    multiply_values<Shape::kKeys>(probability_, s_.value[ring_.slot]);
     finish_values(ring_.slot);
     ring_.next();
+    store(done);
   }
 
-  __device__ void attend_rest(Softmax<T>& softmax, const T* query, int rest) {
-    const int columns = Shape::rest_columns(rest);
-    if (columns == 16) return attend_rest<16>(softmax, query, rest);
-    if (columns == 32) return attend_rest<32>(softmax, query, rest);
-    if constexpr (Shape::kKeys > 64) {
-      if (columns == 64) return attend_rest<64>(softmax, query, rest);
-    }
-    attend_rest<Shape::kKeys>(softmax, query, rest);
+  // First row of this warp.
+  __device__ static int first_row(const VisionItem& item) {
+    return item.row + threadIdx.x / 32 * 16;
   }
 
-  __device__ void attend(const VisionItem& item, int buffer) {
-    const int blocks = item.len / Shape::kKeys, rest = item.len % Shape::kKeys;
-    const T* query = s_.query[buffer][group()];
-    Softmax<T> softmax(task_.scale);
-    blank_ = first_row(item) >= item.len;
+  // An item of few keys, without overlap.
+  __device__ void attend_short() {
+    const int keys = s_.items[buffer_.slot].len;
+    float score[32];
+    uint32_t probability[4][4];
+    softmax_.reset();
+    wait(s_.key_full[ring_.slot], ring_.parity);
+    take_turn();
+    multiply_keys<Shape::kKeys>(score, s_.key[ring_.slot]);
+    wgmma_commit();
+    pass_turn();
+    finish_keys<0>(score);
+    Softmax<T>::mask(score, keys);
+    softmax_.template update<0>(score);
+    Softmax<T>::pack(score, probability);
+    wait(s_.value_full[ring_.slot], ring_.parity);
 #pragma unroll
     for (float& o : out_) o = 0.0f;
-    if (rest > 0) attend_rest(softmax, query, rest);
-    if (Shape::kOverlap && blocks > 0) {
-      attend_overlapped(softmax, query, blocks, buffer);
-    } else {
-      for (int block = 0; block < blocks; ++block) attend_block(softmax, query);
-      release(s_.query_empty[buffer]);
-    }
-    store(item, softmax);
-  }
-
-  __device__ void attend_block(Softmax<T>& softmax, const T* query) {
-    float score[kScores];
-    uint32_t probability[kScores / 8][4] = {};
-    wait(s_.key_full[ring_.slot], ring_.parity);
-    take_turn();
-    multiply_keys(score, query);
-    pass_turn();
-    finish_keys<0>(score);
-    if (!blank_) {
-      if (softmax.template update<Shape::kPolynomials>(score)) softmax.rescale(out_);
-      Softmax<T>::pack(score, probability);
-    }
-    wait(s_.value_full[ring_.slot], ring_.parity);
-    multiply_values(probability, ring_.slot);
+    multiply_values<Shape::kKeys>(probability, s_.value[ring_.slot]);
     finish_values(ring_.slot);
     ring_.next();
+    store(buffer_.slot);
+    buffer_.next();
   }
 
-  __device__ void attend_overlapped(Softmax<T>& softmax, const T* query, int blocks, int buffer) {
-    float score[kScores];
-    uint32_t probability[kScores / 8][4] = {};
-    wait(s_.key_full[ring_.slot], ring_.parity);
-    take_turn();
-    multiply_keys(score, query);
-    pass_turn();
-    finish_keys<0>(score);
+  // Softmax of an item's first block together with the tail, whose P V is taken at once.
+  __device__ void soften_first() {
+    const VisionItem& item = s_.items[buffer_.slot];
+    const Cut cut(item.len);
+    float score[kTailScores];
+    uint32_t probability[kTailKeys / 16][4];
+    multiply_keys<kTailKeys>(score, s_.key_tail[buffer_.slot]);
+    wgmma_commit();
+    softmax_.reset();
+    blank_ = first_row(item) >= item.len;
+    wgmma_wait<0>();
+    pin(score);
     if (!blank_) {
-      if (softmax.template update<Shape::kPolynomials>(score)) softmax.rescale(out_);
-      Softmax<T>::pack(score, probability);
+      if (cut.head > 0) Softmax<T>::mask(score_, cut.head);
+      Softmax<T>::mask(score, cut.tail);
+      softmax_.template update<Shape::kPolynomials>(score_, score);
     }
-    for (int block = 1; block < blocks; ++block) {
-      const Ring<Shape::kStages> current = ring_;
-      ring_.next();
-      wait(s_.key_full[ring_.slot], ring_.parity);
-      take_turn();
-      multiply_keys(score, query);
-      wait(s_.value_full[current.slot], current.parity);
-      multiply_values(probability, current.slot);
-      pass_turn();
-      finish_keys<1>(score);
-      const bool grown = !blank_ && softmax.template update<Shape::kPolynomials>(score);
-      finish_values(current.slot);
-      if (grown) softmax.rescale(out_);
-      if (!blank_) Softmax<T>::pack(score, probability);
-    }
-    release(s_.query_empty[buffer]);
-    wait(s_.value_full[ring_.slot], ring_.parity);
-    multiply_values(probability, ring_.slot);
-    finish_values(ring_.slot);
-    ring_.next();
+    Softmax<T>::pack(score_, probability_);
+    Softmax<T>::pack(score, probability);
+#pragma unroll
+    for (float& o : out_) o = 0.0f;
+    multiply_values<kTailKeys>(probability, s_.value_tail[buffer_.slot]);
+    wgmma_wait<0>();
+    pin(out_);
   }
+
+  // ---- output
 
   // Normalises and writes the rows that exist, 64 bytes of each at once: the four threads of a row
   // exchange what they have of four neighbouring groups of eight columns.
-  __device__ void store(const VisionItem& item, const Softmax<T>& softmax) {
-    const int q = threadIdx.x % 4;
+  __device__ void store(int buffer) {
+    const VisionItem& item = s_.items[buffer];
+    const int row = first_row(item) + threadIdx.x % 32 / 4, rows = item.len - row;
+    T* out = static_cast<T*>(task_.out) + (item.begin + row) * task_.out_stride[0] +
+             item.head * task_.out_stride[1] + threadIdx.x % 4 * 8;
+    __syncwarp();
+    release(s_.query_empty[buffer]);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float inverse = softmax.inverse_sum(r);
-      const int row = first_row(item) + threadIdx.x % 32 / 4 + r * 8;
-      T* to = static_cast<T*>(task_.out) + (item.begin + row) * task_.out_stride[0] +
-              item.head * task_.out_stride[1];
+      const float inverse = softmax_.inverse_sum(r);
+      T* to = out + r * 8 * task_.out_stride[0];
 #pragma unroll
       for (int first = 0; first < Shape::kHeadDim; first += 32) {
         uint32_t pair[4];
@@ -223,7 +257,7 @@ class VisionConsumer {
           pair[j] = pack_pair<T>(o[0] * inverse, o[1] * inverse);
         }
         const uint4 eight = exchange(pair);
-        if (row < item.len) *reinterpret_cast<uint4*>(to + first + 8 * q) = eight;
+        if (r * 8 < rows) *reinterpret_cast<uint4*>(to + first) = eight;
       }
     }
   }
@@ -246,9 +280,12 @@ class VisionConsumer {
 
   const VisionTask& task_;
   VisionShared<Shape>& s_;
-  Ring<Shape::kStages> ring_;
-  float out_[Shape::kHeadDim / 2];
-  bool blank_;  // none of this warp's rows exist
+  Stage ring_;
+  Ring<Shape::kQueryBuffers> buffer_;
+  bool blank_;  // none of this warp's rows exist: no softmax, and anything may come out
+  Softmax<T> softmax_;
+  float score_[kScores], out_[Shape::kHeadDim / 2];
+  uint32_t probability_[kScores / 8][4];
 };
 
 }  // namespace lightvl::cuda

@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   if (threadIdx.x == 0) {
     constexpr int kConsumerWarps = 4 * Shape::kGroups;
     for (int i = 0; i < Shape::kQueryBuffers; ++i) {
-      init_barrier(shared.query_full[i], 1);
+      init_barrier(shared.query_full[i], 2);
       init_barrier(shared.query_empty[i], kConsumerWarps);
     }
     for (int i = 0; i < Shape::kStages; ++i) {
@@ -37,13 +37,15 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
       init_barrier(shared.key_empty[i], kConsumerWarps);
       init_barrier(shared.value_empty[i], kConsumerWarps);
     }
-    init_barrier(shared.rest_landed, 1);
+    init_barrier(shared.head_landed, 1);
     fence_barrier_init();
   }
   __syncthreads();
   if (threadIdx.x / 128 == Shape::kGroups) {
     give_registers<Shape::kProducerRegisters>();
-    if (threadIdx.x / 32 == 4 * Shape::kGroups) VisionProducer<Shape>(task, shared).run();
+    const int warp = threadIdx.x / 32 - 4 * Shape::kGroups;
+    if (warp == 0) VisionProducer<Shape>(task, shared).run();
+    if (warp == 1) VisionProducer<Shape>(task, shared).run_tails();
   } else {
     take_registers<Shape::kConsumerRegisters>();
     VisionConsumer<Shape>(task, shared).run();
@@ -106,7 +108,11 @@ cudaError_t launch_vision_shape(const VisionAttentionWork& work, cudaStream_t st
                   map(p.v, p.v_stride, Shape::kKeys),
                   {p.cu_lens, static_cast<int32_t>(p.num_seqs), static_cast<int32_t>(p.num_heads),
                    Shape::kGroups, Shape::kGroups},
+                  p.k,
+                  p.v,
                   p.out,
+                  {p.k_stride[0], p.k_stride[1]},
+                  {p.v_stride[0], p.v_stride[1]},
                   {p.out_stride[0], p.out_stride[1]},
                   p.scale};
   if (status != cudaSuccess) return status;
@@ -130,8 +136,8 @@ cudaError_t launch_vision_shape(const VisionAttentionWork& work, cudaStream_t st
 
 template <class T, int kHeadDim>
 using VisionChoice =
-    std::conditional_t<kHeadDim == 64, VisionShape<T, 64, 3, 128, 4, 2, true, true, 2>,
-                       VisionShape<T, 128, 2, 176, 2, 1, true, true, 0>>;
+    std::conditional_t<kHeadDim == 64, VisionShape<T, 64, 3, 128, 4, 2>,
+                       VisionShape<T, 128, 2, 128, 2, 2>>;
 
 template <class T, int kHeadDim>
 cudaError_t launch_vision_sm90(const VisionAttentionWork& work, cudaStream_t stream) {

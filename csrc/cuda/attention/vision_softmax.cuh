@@ -49,47 +49,87 @@ class Softmax {
     }
   }
 
-  // Turns scores into probabilities, kPolynomials of every 8 by polynomial. Returns whether what
-  // was summed must be multiplied by factor().
+  // Forgets the rows so far.
+  __device__ void reset() {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      reference_[r] = -INFINITY;
+      sum_[r][0] = sum_[r][1] = 0.0f;
+    }
+  }
+
+  // Turns scores into probabilities. Returns whether what was summed must be multiplied by factor().
   template <int kPolynomials, int kSize>
   __device__ bool update(float (&score)[kSize]) {
+    const bool grown = settle(maxima(score));
+    exponentiate<kPolynomials>(score, 0, kSize);
+    return grown;
+  }
+
+  // The same of two parts of a row.
+  template <int kPolynomials, int kSize, int kMore>
+  __device__ bool update(float (&score)[kSize], float (&more)[kMore]) {
+    Maxima most = maxima(score);
+    const Maxima other = maxima(more);
+    for (int r = 0; r < 2; ++r) most.of[r] = fmaxf(most.of[r], other.of[r]);
+    const bool grown = settle(most);
+    exponentiate<kPolynomials>(score, 0, kSize);
+    exponentiate<0>(more, 0, kMore);
+    return grown;
+  }
+
+  struct Maxima {
+    float of[2];
+  };
+
+  // Largest of this thread's scores in either row.
+  template <int kSize>
+  __device__ static Maxima maxima(const float (&score)[kSize]) {
     float most[2][2];
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
       float& m = most[i / 2 % 2][i % 2];
       m = i < 4 ? score[i] : fmaxf(m, score[i]);
     }
+    return {fmaxf(most[0][0], most[0][1]), fmaxf(most[1][0], most[1][1])};
+  }
+
+  // Moves the references if the rows' maxima have outgrown them.
+  __device__ bool settle(Maxima most) {
     bool grown = false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      most[r][0] = fmaxf(most[r][0], most[r][1]);
-      most[r][0] = fmaxf(most[r][0], __shfl_xor_sync(kAllLanes, most[r][0], 1));
-      most[r][0] = fmaxf(most[r][0], __shfl_xor_sync(kAllLanes, most[r][0], 2));
-      grown = grown || (most[r][0] - reference_[r]) * scale_ > kMostGrowth;
+      most.of[r] = fmaxf(most.of[r], __shfl_xor_sync(kAllLanes, most.of[r], 1));
+      most.of[r] = fmaxf(most.of[r], __shfl_xor_sync(kAllLanes, most.of[r], 2));
+      grown = grown || (most.of[r] - reference_[r]) * scale_ > kMostGrowth;
     }
     grown = __any_sync(kAllLanes, grown);
+    factor_[0] = factor_[1] = 1.0f;
     if (grown) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        most[r][0] = fmaxf(most[r][0], reference_[r]);
-        factor_[r] = exp2_unit((reference_[r] - most[r][0]) * scale_);
-        reference_[r] = most[r][0];
-        sum_[r] *= factor_[r];
+        const float reference = fmaxf(most.of[r], reference_[r]);
+        factor_[r] = exp2_unit((reference_[r] - reference) * scale_);
+        reference_[r] = reference;
+        sum_[r][0] *= factor_[r];
+        sum_[r][1] *= factor_[r];
       }
     }
-    const float shift[2] = {-reference_[0] * scale_, -reference_[1] * scale_};
-    float sum[2][2] = {};
+    return grown;
+  }
+
+  // Scores begin to end become probabilities, kPolynomials of every 8 by polynomial.
+  template <int kPolynomials, int kSize>
+  __device__ void exponentiate(float (&score)[kSize], int begin, int end) {
+    const float shift[2] = {reference_[0] * scale_, reference_[1] * scale_};
 #pragma unroll
-    for (int i = 0; i < kSize; ++i) {
-      const float x = fmaf(score[i], scale_, shift[i / 2 % 2]);
+    for (int i = begin; i < end; ++i) {
+      const float x = fmaf(score[i], scale_, -shift[i / 2 % 2]);
       // Spread over the sequence, so that both units are busy all the time.
       const bool polynomial = (i * kPolynomials) % 8 + kPolynomials > 7;
       score[i] = polynomial ? exp2_polynomial(x) : exp2_unit(x);
-      sum[i / 2 % 2][i % 2] += score[i];
+      sum_[i / 2 % 2][i % 2] += score[i];
     }
-    sum_[0] += sum[0][0] + sum[0][1];
-    sum_[1] += sum[1][0] + sum[1][1];
-    return grown;
   }
 
   template <int kSize>
@@ -109,7 +149,7 @@ class Softmax {
 
   // 1 over the sum of row r of all columns. Called by all lanes.
   __device__ float inverse_sum(int r) const {
-    float sum = sum_[r];
+    float sum = sum_[r][0] + sum_[r][1];
     sum += __shfl_xor_sync(kAllLanes, sum, 1);
     sum += __shfl_xor_sync(kAllLanes, sum, 2);
     return 1.0f / sum;
@@ -117,7 +157,7 @@ class Softmax {
 
  private:
   float scale_;
-  float reference_[2] = {-INFINITY, -INFINITY}, factor_[2] = {}, sum_[2] = {};
+  float reference_[2] = {-INFINITY, -INFINITY}, factor_[2] = {}, sum_[2][2] = {};
 };
 
 }  // namespace lightvl::cuda
