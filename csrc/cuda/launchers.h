@@ -38,7 +38,7 @@ struct PagedAttentionWork {
 
 struct VisionAttentionWork {
   VisionAttentionParams params;
-  int64_t max_len;
+  int64_t max_len, num_tokens;
 };
 
 struct SampleWork {

@@ -201,7 +201,7 @@ void vision_attention(const Tensor& q, const Tensor& k, const Tensor& v, const T
   if constexpr (kCudaBuild) {
     if (q.is_cuda()) {
       check_cuda(op, p.dtype, D, q, k, v, out);
-      const cuda::VisionAttentionWork work{p, max_len};
+      const cuda::VisionAttentionWork work{p, max_len, T};
       return launch(op.name, cuda::vision_attention, work, q);
     }
   }
