@@ -1,7 +1,11 @@
 // Host side of attention: check the arguments, cut the work into tasks, run them.
 #include <atomic>
+#include <cstdlib>
 #include <memory>
 #include <random>
+#include <stdexcept>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "cpu/attention_plan.h"
@@ -91,6 +95,18 @@ void check_cuda(Op& op, DType dtype, int64_t head_dim, const Tensor& q, const Te
   op.match("out", out).aligned();
 }
 
+// LIGHTVL_ATTENTION=sm80 keeps to the kernels that run on every GPU.
+bool only_sm80() {
+  static const bool only = [] {
+    const char* wanted = std::getenv("LIGHTVL_ATTENTION");
+    if (wanted == nullptr || *wanted == 0) return false;
+    if (std::string_view(wanted) == "sm80") return true;
+    throw std::invalid_argument("LIGHTVL_ATTENTION is \"" + std::string(wanted) +
+                                "\"; it may be \"sm80\" or unset");
+  }();
+  return only;
+}
+
 // A number that no other call has and that other data hardly equals; replays of a graph share it.
 uint64_t next_tag() {
   static std::atomic<uint64_t> last{std::random_device{}() * uint64_t{0x9E3779B97F4A7C15}};
@@ -142,7 +158,12 @@ void paged_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
     if (q.is_cuda()) {
       check_cuda(op, p.dtype, D, q, k_cache, v_cache, out);
       cuda::PagedAttentionWork work{
-          .params = p, .num_tokens = T, .max_q_len = max_q_len, .max_pages = M};
+          .params = p,
+          .num_tokens = T,
+          .max_q_len = max_q_len,
+          .max_pages = M,
+          .only_sm80 = only_sm80(),
+      };
       const torch::stable::accelerator::DeviceGuard guard(q.get_device_index());
       cuda::plan_paged_attention(work);
       const Tensor room = torch::stable::new_empty(q, {work.workspace.bytes}, ScalarType::Byte);
@@ -201,7 +222,7 @@ void vision_attention(const Tensor& q, const Tensor& k, const Tensor& v, const T
   if constexpr (kCudaBuild) {
     if (q.is_cuda()) {
       check_cuda(op, p.dtype, D, q, k, v, out);
-      const cuda::VisionAttentionWork work{p, max_len, T};
+      const cuda::VisionAttentionWork work{p, max_len, T, only_sm80()};
       return launch(op.name, cuda::vision_attention, work, q);
     }
   }
