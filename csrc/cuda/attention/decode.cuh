@@ -48,29 +48,27 @@ struct DecodePages {
 };
 
 // A warp on its way through its worker's share.
-template <class T, int kHeadDim, int kTiles>
+template <class T, int kHeadDim, int kTiles, int kStages>
 class DecodeWarp {
  public:
   using Partial = DecodePartial<kHeadDim, 8 * kTiles>;
   using Slice = DecodeSlice<T, kHeadDim, kTiles>;
+  using Stage = DecodeStage<T, kHeadDim>;
 
   // It takes every `stride`-th slice of the share from number `turn` on.
   __device__ DecodeWarp(const PagedAttentionParams& p, const DecodeSequence* seqs,
-                        const DecodeShare& share, typename Slice::Queries& queries, int turn,
-                        int stride)
+                        const DecodeShare& share, Stage (&stages)[kStages], int turn, int stride)
       : p_(p),
-        queries_(queries),
+        stages_(stages),
         pages_{p, seqs, share.first},
         share_end_(share.end),
         stride_(stride),
-        loaded_(share.begin + turn) {
-    if (loaded_ >= share_end_) return;
+        loading_(share.begin + turn),
+        next_(loading_) {
     pages_.page_bits = 31 - __clz(static_cast<int>(p.page_size));
-    pages_.advance(turn);
-    load_queries();
-    load_keys();
-    load_values();
-    if (loaded_ + stride_ < share_end_) pages_.advance(stride_);
+    if (loading_ < share_end_) pages_.advance(turn);
+#pragma unroll
+    for (int i = 0; i < kStages; ++i) load(i);
   }
 
   __device__ DecodeRows<T> rows(const DecodeSequence& seq, int head) const {
@@ -79,27 +77,28 @@ class DecodeWarp {
   }
 
   // Attends to this warp's slices of a pair, which begins at `begin`, up to `end` of the line.
-  __device__ void attend(const DecodeSequence& seq, int begin, int end) {
+  __device__ void attend(const DecodeSequence& seq, int head, int begin, int end) {
     const int r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
     const float scale = p_.scale * 1.44269504f;
+    slice_.clear();
+    if (next_ >= end) return;
+    const DecodeRows<T> all = rows(seq, head);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      slice_.load_queries(tile, all.query(8 * tile + r), 8 * tile + r < all.count);
+    }
     int seen[kTiles][2];  // keys that queries 2c and 2c + 1 see
 #pragma unroll
     for (int row = 0; row < 2 * kTiles; ++row) {
-      const int token =
-          (row / 2 * 8 + 2 * c + row % 2) / static_cast<int>(p_.num_heads / p_.num_kv_heads);
+      const int token = (row / 2 * 8 + 2 * c + row % 2) / all.group;
       seen[row / 2][row % 2] = min(seq.keys - seq.q_len + token + 1, seq.keys);
     }
-    slice_.clear();
-    wait_for_copies<0>();
-    for (; loaded_ < end; loaded_ += stride_) {
+    for (; next_ < end; next_ += stride_) {
       float score[kTiles][4] = {};
-      slice_.multiply_keys(queries_, score);
-      const bool more = loaded_ + stride_ < share_end_;
-      if (more) {
-        load_keys();
-        if (loaded_ + stride_ >= end) load_queries();
-      }
-      const int key = (loaded_ - begin) * kSliceKeys + r;
+      wait_for_copies<kStages - 1>();
+      __syncwarp();
+      slice_.multiply_keys(stages_[stage_], score);
+      const int key = (next_ - begin) * kSliceKeys + r;
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
@@ -109,11 +108,10 @@ class DecodeWarp {
         }
       }
       slice_.soften(score);
-      slice_.multiply_values(score);
-      if (more) {
-        load_values();
-        if (loaded_ + 2 * stride_ < share_end_) pages_.advance(stride_);
-      }
+      slice_.multiply_values(stages_[stage_], score);
+      __syncwarp();
+      load(stage_);
+      stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
     }
   }
 
@@ -130,39 +128,36 @@ class DecodeWarp {
   }
 
  private:
-  __device__ void load_queries() {
-    const DecodeRows<T> all = rows(pages_.seqs[pages_.at.seq], pages_.at.head);
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const int row = 8 * tile + static_cast<int>(threadIdx.x) % 32 / 4;
-      Slice::copy_queries(queries_, tile, all.query(row), row < all.count);
+  // Starts to copy the next slice, if there is one, and asks for the page of the one after.
+  __device__ void load(int stage) {
+    if (loading_ < share_end_) {
+      const int last = pages_.last();
+      stages_[stage].copy_keys(pages_.rows(p_.k_cache, p_.k_stride), p_.k_stride[2], last);
+      stages_[stage].copy_values(pages_.rows(p_.v_cache, p_.v_stride), p_.v_stride[2], last);
+      loading_ += stride_;
+      if (loading_ < share_end_) pages_.advance(stride_);
     }
     commit_copies();
   }
-  __device__ void load_keys() {
-    slice_.load_keys(pages_.rows(p_.k_cache, p_.k_stride), p_.k_stride[2], pages_.last());
-  }
-  __device__ void load_values() {
-    slice_.load_values(pages_.rows(p_.v_cache, p_.v_stride), p_.v_stride[2], pages_.last());
-  }
 
   const PagedAttentionParams& p_;
+  Stage (&stages_)[kStages];
   Slice slice_;
-  typename Slice::Queries& queries_;
   DecodePages<T> pages_;
   int share_end_, stride_;
-  int loaded_;  // the slice in registers, as a number of the line
+  int loading_, next_;  // the slices to be copied and attended to next, as numbers of the line
+  int stage_ = 0;       // where the latter lies
 };
 
-template <class T, int kHeadDim, int kTiles, int kWarps, int kBlocksPerSm>
+template <class T, int kHeadDim, int kTiles, int kWarps, int kBlocksPerSm, int kStages>
 __global__ void __launch_bounds__(32 * kWarps, kBlocksPerSm)
     decode_attention_kernel(const __grid_constant__ PagedAttentionWork work, int least_share) {
   using Merger = DecodeMerger<T, kHeadDim, 8 * kTiles, kWarps>;
-  using Queries = typename DecodeSlice<T, kHeadDim, kTiles>::Queries;
+  using Stages = DecodeStage<T, kHeadDim>[kStages];
   extern __shared__ __align__(16) unsigned char bytes[];
   auto& shared = *reinterpret_cast<typename Merger::Shared*>(bytes);
-  auto* queries = reinterpret_cast<Queries*>(&shared + 1);
-  auto* seqs = reinterpret_cast<DecodeSequence*>(queries + kWarps);
+  auto* stages = reinterpret_cast<Stages*>(&shared + 1);
+  auto* seqs = reinterpret_cast<DecodeSequence*>(stages + kWarps);
   const PagedAttentionParams& p = work.params;
   const Cluster cluster = Cluster::mine();
   const int worker = static_cast<int>(blockIdx.x) / cluster.size;
@@ -177,15 +172,15 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocksPerSm)
       share_out<kWarps>(p, 8 * kTiles, least_share, worker, num_workers, stride, seqs);
   if (share.begin >= share.end) return;
   Merger merger(shared, work.workspace, cluster, worker, num_workers);
-  DecodeWarp<T, kHeadDim, kTiles> warp(p, seqs, share, queries[threadIdx.x / 32],
-                                       kWarps * cluster.rank + static_cast<int>(threadIdx.x) / 32,
-                                       stride);
+  const int w = static_cast<int>(threadIdx.x) / 32;
+  DecodeWarp<T, kHeadDim, kTiles, kStages> warp(p, seqs, share, stages[w],
+                                                kWarps * cluster.rank + w, stride);
 
   DecodeCursor pair = share.first;
   for (int begin = share.begin; begin < share.end;) {
     const DecodeSequence seq = seqs[pair.seq];
     const int pair_begin = begin - pair.slice, pair_end = pair_begin + seq.slices;
-    warp.attend(seq, pair_begin, min(pair_end, share.end));
+    warp.attend(seq, pair.head, pair_begin, min(pair_end, share.end));
     warp.leave(merger.warp());
     merger.merge(warp.rows(seq, pair.head),
                  {share.worker_of(pair_begin), share.worker_of(pair_end - 1)});
@@ -193,6 +188,7 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocksPerSm)
     pair.slice = seq.slices;
     if (begin < share.end) pair.settle(seqs, static_cast<int>(p.num_kv_heads));
   }
+  merger.merge_open(p);
   merger.finish();
 }
 
@@ -200,10 +196,11 @@ template <class T, int kHeadDim, int kTiles>
 cudaError_t run_decode(const PagedAttentionWork& work, cudaStream_t stream) {
   using Launch = DecodeLaunch<kTiles>;
   using Shared = typename DecodeMerger<T, kHeadDim, Launch::kRows, Launch::kWarps>::Shared;
-  using Queries = typename DecodeSlice<T, kHeadDim, kTiles>::Queries;
+  constexpr int kStages = 256 / kHeadDim;  // 16 KB of a warp, at least 12
+  using Stages = DecodeStage<T, kHeadDim>[kStages];
   constexpr auto kKernel =
-      decode_attention_kernel<T, kHeadDim, kTiles, Launch::kWarps, Launch::kBlocksPerSm>;
-  constexpr int kShared = sizeof(Shared) + Launch::kWarps * sizeof(Queries);
+      decode_attention_kernel<T, kHeadDim, kTiles, Launch::kWarps, Launch::kBlocksPerSm, kStages>;
+  constexpr int kShared = sizeof(Shared) + Launch::kWarps * sizeof(Stages);
   constexpr int kSequence = sizeof(DecodeSequence);
   cudaError_t status = allow_shared_memory<kKernel>(kShared + kMaxDecodeSeqs * kSequence);
   const Launch launch = Launch::choose(work);

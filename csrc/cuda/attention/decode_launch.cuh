@@ -13,7 +13,7 @@ template <int kTiles>
 struct DecodeLaunch {
   static constexpr int kRows = 8 * kTiles;
   static constexpr int kWarps = 8;
-  static constexpr int kBlocksPerSm = kTiles == 1 ? 2 : 1;
+  static constexpr int kBlocksPerSm = 1;
 
   int blocks;
   int cluster;      // blocks that work together: a worker

@@ -3,10 +3,10 @@
 // From the second on each block of a cluster has its part of the outputs, and what follows goes by
 // parts.
 //
-// A part of a piece is written, then its flag becomes the call's tag. A block that has set its flag
-// and then sees the flags of all pieces set merges them and clears the flags: a graph's next replay
-// finds none, and whatever else the memory held before is no call's tag. The last block to set its
-// flag sees all of them, unless another did before and has merged; two that merge write the same.
+// A part of a piece is written, then its flag becomes the call's tag: what else the memory held is
+// no call's tag. The last worker of a pair merges it, when all its other work is done: it waits for
+// the flags of the others, which come before it in the grid and so have begun before it, and clears
+// them, so that a graph's next replay finds none.
 #pragma once
 
 #include "cuda/attention/decode_cluster.cuh"
@@ -30,7 +30,6 @@ class DecodeMerger {
   using Partial = DecodePartial<kHeadDim, kRows>;
   struct Shared {
     Partial warps[kWarps], block;
-    bool merges_pair;
   };
 
   __device__ DecodeMerger(Shared& shared, const AttentionWorkspace& room, Cluster cluster,
@@ -59,7 +58,28 @@ class DecodeMerger {
     merge_blocks(rows, pieces);
     cluster_.arrive();
     reading_ = true;
-    if (!pieces.whole() && announce(pieces)) merge_workers(rows, pieces);
+    if (pieces.whole()) return;
+    __syncthreads();
+    if (worker_ == pieces.last) {
+      open_ = {rows.q_begin, rows.head, rows.count, pieces, begin_, end_};
+    } else if (threadIdx.x == 0) {
+      __threadfence();
+      flag(pieces, worker_) = tag_;
+    }
+  }
+
+  // Merges the pair that other workers have parts of and this one the last, if there is one.
+  __device__ void merge_open(const PagedAttentionParams& p) {
+    if (open_.count == 0) return;
+    for (int w = open_.pieces.first + static_cast<int>(threadIdx.x); w < open_.pieces.last;
+         w += 32 * kWarps) {
+      while (load_acquire(&flag(open_.pieces, w)) != tag_) {
+      }
+      flag(open_.pieces, w) = 0;
+    }
+    __syncthreads();
+    const int group = static_cast<int>(p.num_heads / p.num_kv_heads);
+    merge_workers({p, open_.q_begin, open_.head, group, open_.count});
   }
 
   // Waits until no other block reads this one's shared memory.
@@ -73,7 +93,7 @@ class DecodeMerger {
     for (int i = threadIdx.x; i < rows.count * (kHeadDim / 4); i += 32 * kWarps) {
       const int row = i / (kHeadDim / 4), d4 = i % (kHeadDim / 4);
       float2 totals;
-      shared_.block.out[row][d4] = merge_partials(
+      shared_.block.out[row][d4] = merge_partials<kWarps>(
           kWarps, [&](int w) { return shared_.warps[w].totals[row]; },
           [&](int w) { return shared_.warps[w].out[row][d4]; }, totals);
       if (d4 == 0) shared_.block.totals[row] = totals;
@@ -86,7 +106,7 @@ class DecodeMerger {
     for (int i = begin_ + static_cast<int>(threadIdx.x); i < end_; i += 32 * kWarps) {
       const int row = i / (kHeadDim / 4), d4 = i % (kHeadDim / 4);
       float2 totals;
-      const float4 out = merge_partials(
+      const float4 out = merge_partials<4>(
           cluster_.size, [&](int b) { return Cluster::read(block.totals[row], b); },
           [&](int b) { return Cluster::read(block.out[row][d4], b); }, totals);
       if (pieces.whole()) {
@@ -98,19 +118,16 @@ class DecodeMerger {
     }
   }
 
-  __device__ void merge_workers(const DecodeRows<T>& rows, const DecodePieces& pieces) {
-    const Partial* piece = pieces_ + 2 * pieces.first;
+  __device__ void merge_workers(const DecodeRows<T>& rows) {
+    const Partial* piece = pieces_ + 2 * open_.pieces.first;
     const auto at = [&](int i) -> const Partial& { return piece[i == 0 ? 1 : 2 * i]; };
-    for (int i = begin_ + static_cast<int>(threadIdx.x); i < end_; i += 32 * kWarps) {
+    for (int i = open_.begin + static_cast<int>(threadIdx.x); i < open_.end; i += 32 * kWarps) {
       const int row = i / (kHeadDim / 4), d4 = i % (kHeadDim / 4);
       float2 totals;
-      const float4 out = merge_partials(
-          pieces.last - pieces.first + 1, [&](int w) { return at(w).totals[row]; },
+      const float4 out = merge_partials<8>(
+          open_.pieces.last - open_.pieces.first + 1, [&](int w) { return at(w).totals[row]; },
           [&](int w) { return at(w).out[row][d4]; }, totals);
       rows.write(row, 4 * d4, out, totals);
-    }
-    for (int w = pieces.first + static_cast<int>(threadIdx.x); w <= pieces.last; w += 32 * kWarps) {
-      flag(pieces, w) = 0;
     }
   }
 
@@ -119,23 +136,10 @@ class DecodeMerger {
     return flags_[pieces.slot(worker) * cluster_.size + cluster_.rank];
   }
 
-  // Announces this block's part of its piece; whether to merge that part of the pair.
-  __device__ bool announce(const DecodePieces& pieces) {
-    __syncthreads();
-    if (threadIdx.x < 32) {
-      const int lane = static_cast<int>(threadIdx.x);
-      __threadfence();
-      if (lane == 0) flag(pieces, worker_) = tag_;
-      __syncwarp();
-      __threadfence();
-      bool all = true;
-      for (int w = pieces.first + lane; w <= pieces.last; w += 32) all &= flag(pieces, w) == tag_;
-      all = __all_sync(kAllLanes, all);
-      __threadfence();
-      if (lane == 0) shared_.merges_pair = all;
-    }
-    __syncthreads();
-    return shared_.merges_pair;
+  __device__ static uint64_t load_acquire(const volatile uint64_t* from) {
+    uint64_t value;
+    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(from) : "memory");
+    return value;
   }
 
   Shared& shared_;
@@ -146,6 +150,12 @@ class DecodeMerger {
   uint64_t tag_;
   int begin_ = 0, end_ = 0;  // this block's part: quarters of d of all rows
   bool reading_ = false;     // other blocks may be reading this one's shared memory
+  // The pair that merge_open() is about; no rows: none.
+  struct {
+    int q_begin, head, count;
+    DecodePieces pieces;
+    int begin, end;
+  } open_ = {};
 };
 
 }  // namespace lightvl::cuda

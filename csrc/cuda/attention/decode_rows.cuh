@@ -39,23 +39,36 @@ struct DecodePartial {
   float2 totals[kRows];  // {maximum in base 2, sum}
 };
 
-// Weighs `count` partials at a row and a quarter of d, of which totals(i) and out(i) are the i-th.
-template <class Totals, class Out>
+// Weighs `count` partials at a row and a quarter of d, of which totals(i) and out(i) are the i-th;
+// kAtOnce of them are on their way at a time.
+template <int kAtOnce, class Totals, class Out>
 __device__ float4 merge_partials(int count, Totals&& totals, Out&& out, float2& merged) {
   merged = {-1e30f, 0.0f};
-#pragma unroll 8
-  for (int i = 0; i < count; ++i) merged.x = fmaxf(merged.x, totals(i).x);
   float4 sum{};
-#pragma unroll 8
-  for (int i = 0; i < count; ++i) {
-    const float2 part = totals(i);
-    const float4 x = out(i);
-    const float weight = exp2f(part.x - merged.x);
-    merged.y += part.y * weight;
-    sum.x += x.x * weight;
-    sum.y += x.y * weight;
-    sum.z += x.z * weight;
-    sum.w += x.w * weight;
+  for (int begin = 0; begin < count; begin += kAtOnce) {
+    float2 part[kAtOnce];
+    float4 x[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int at = min(begin + i, count - 1);
+      part[i] = totals(at);
+      x[i] = out(at);
+    }
+    const float before = merged.x;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) merged.x = fmaxf(merged.x, part[i].x);
+    const float rescale = exp2f(before - merged.x);
+    merged.y *= rescale;
+    sum = {sum.x * rescale, sum.y * rescale, sum.z * rescale, sum.w * rescale};
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const float weight = begin + i < count ? exp2f(part[i].x - merged.x) : 0.0f;
+      merged.y += part[i].y * weight;
+      sum.x += x[i].x * weight;
+      sum.y += x[i].y * weight;
+      sum.z += x[i].z * weight;
+      sum.w += x[i].w * weight;
+    }
   }
   return sum;
 }

@@ -55,13 +55,27 @@ __device__ inline void prefetch_pages(const PagedAttentionParams& p, int64_t max
   }
 }
 
+// A worker's slices: an even part of `total`; where all pairs have `most`, whole pairs or equal
+// parts of one, if that leaves few workers idle.
+__device__ inline int choose_share(int total, int most, int num_pairs, int least_share,
+                                   int num_workers, int worker_warps) {
+  const int share = max((total + num_workers - 1) / num_workers, least_share);
+  if (total == most * num_pairs) {
+    const int parts = max(most / share, 1);
+    const int even = share >= most ? (share + most - 1) / most * most : (most + parts - 1) / parts;
+    if (even <= share + share / 8) return even;
+  }
+  return share < 4 * worker_warps ? (share + worker_warps - 1) / worker_warps * worker_warps
+                                  : share;
+}
+
 // Reads the lengths into `seqs` and returns a worker's share, at least one slice for each of its
 // warps if there are; called by all threads.
 template <int kWarps>
 __device__ DecodeShare share_out(const PagedAttentionParams& p, int max_rows, int least_share,
                                  int worker, int num_workers, int worker_warps,
                                  DecodeSequence* seqs) {
-  __shared__ int warp_slices[kWarps];
+  __shared__ int warp_slices[kWarps], warp_pairs[kWarps], warp_most[kWarps];
   __shared__ DecodeCursor first;
   constexpr int kThreads = 32 * kWarps;
   const int num_seqs = static_cast<int>(p.num_seqs), num_heads = static_cast<int>(p.num_kv_heads);
@@ -69,12 +83,14 @@ __device__ DecodeShare share_out(const PagedAttentionParams& p, int max_rows, in
   const int each = (num_seqs + kThreads - 1) / kThreads;
   const int seq_begin = min(static_cast<int>(threadIdx.x) * each, num_seqs);
   const int seq_end = min(seq_begin + each, num_seqs);
-  int mine = 0;
+  int mine = 0, pairs = 0, most = 0;
   for (int s = seq_begin; s < seq_end; ++s) {
     const int begin = p.cu_q_lens[s], q_len = p.cu_q_lens[s + 1] - begin, keys = p.context_lens[s];
     const bool ours = q_len > 0 && q_len * group <= max_rows;
     seqs[s] = {begin, q_len, keys, ours ? (keys + kSliceKeys - 1) / kSliceKeys : 0};
     mine += seqs[s].slices;
+    pairs += seqs[s].slices > 0 ? num_heads : 0;
+    most = max(most, seqs[s].slices);
   }
   int before = mine;  // becomes the inclusive sum of the warp's lanes
 #pragma unroll
@@ -82,19 +98,27 @@ __device__ DecodeShare share_out(const PagedAttentionParams& p, int max_rows, in
     const int other = __shfl_up_sync(kAllLanes, before, step);
     if (lane >= step) before += other;
   }
-  if (lane == 31) warp_slices[threadIdx.x / 32] = before;
+  pairs = warp_reduce(pairs, Sum{});
+  most = warp_reduce(most, Max{});
+  if (lane == 31) {
+    warp_slices[threadIdx.x / 32] = before;
+    warp_pairs[threadIdx.x / 32] = pairs;
+    warp_most[threadIdx.x / 32] = most;
+  }
   __syncthreads();
   before -= mine;
   int total = 0;
+  pairs = 0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
     if (w < static_cast<int>(threadIdx.x) / 32) before += warp_slices[w];
     total += warp_slices[w];
+    pairs += warp_pairs[w];
+    most = max(most, warp_most[w]);
   }
   total *= num_heads;
   before *= num_heads;
-  int share = max((total + num_workers - 1) / num_workers, least_share);
-  if (share < 4 * worker_warps) share = (share + worker_warps - 1) / worker_warps * worker_warps;
+  const int share = choose_share(total, most, pairs, least_share, num_workers, worker_warps);
   const int begin = min(worker * share, total);
   for (int s = seq_begin; s < seq_end; ++s) {
     const int slices = seqs[s].slices * num_heads;
