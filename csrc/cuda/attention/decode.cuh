@@ -149,8 +149,8 @@ class DecodeWarp {
   int stage_ = 0;       // where the latter lies
 };
 
-template <class T, int kHeadDim, int kTiles, int kWarps, int kBlocksPerSm, int kStages>
-__global__ void __launch_bounds__(32 * kWarps, kBlocksPerSm)
+template <class T, int kHeadDim, int kTiles, int kWarps, int kStages>
+__global__ void __launch_bounds__(32 * kWarps, 1)
     decode_attention_kernel(const __grid_constant__ PagedAttentionWork work, int least_share) {
   using Merger = DecodeMerger<T, kHeadDim, 8 * kTiles, kWarps>;
   using Stages = DecodeStage<T, kHeadDim>[kStages];
@@ -192,18 +192,16 @@ __global__ void __launch_bounds__(32 * kWarps, kBlocksPerSm)
   merger.finish();
 }
 
-template <class T, int kHeadDim, int kTiles>
-cudaError_t run_decode(const PagedAttentionWork& work, cudaStream_t stream) {
-  using Launch = DecodeLaunch<kTiles>;
-  using Shared = typename DecodeMerger<T, kHeadDim, Launch::kRows, Launch::kWarps>::Shared;
+template <class T, int kHeadDim, int kTiles, int kWarps>
+cudaError_t run_decode(const PagedAttentionWork& work, const DecodeLaunch<kTiles>& launch,
+                       cudaStream_t stream) {
   constexpr int kStages = 256 / kHeadDim;  // 16 KB of a warp, at least 12
+  using Shared = typename DecodeMerger<T, kHeadDim, 8 * kTiles, kWarps>::Shared;
   using Stages = DecodeStage<T, kHeadDim>[kStages];
-  constexpr auto kKernel =
-      decode_attention_kernel<T, kHeadDim, kTiles, Launch::kWarps, Launch::kBlocksPerSm, kStages>;
-  constexpr int kShared = sizeof(Shared) + Launch::kWarps * sizeof(Stages);
+  constexpr auto kKernel = decode_attention_kernel<T, kHeadDim, kTiles, kWarps, kStages>;
+  constexpr int kShared = sizeof(Shared) + kWarps * sizeof(Stages);
   constexpr int kSequence = sizeof(DecodeSequence);
   cudaError_t status = allow_shared_memory<kKernel>(kShared + kMaxDecodeSeqs * kSequence);
-  const Launch launch = Launch::choose(work);
   PagedAttentionWork part = work;
   PagedAttentionParams& p = part.params;
   for (int64_t done = 0; status == cudaSuccess && done < work.params.num_seqs;
@@ -215,6 +213,13 @@ cudaError_t run_decode(const PagedAttentionWork& work, cudaStream_t stream) {
     p.context_lens += kMaxDecodeSeqs;
   }
   return status;
+}
+
+template <class T, int kHeadDim, int kTiles>
+cudaError_t run_decode(const PagedAttentionWork& work, cudaStream_t stream) {
+  const auto launch = DecodeLaunch<kTiles>::choose(work);
+  return launch.warps == 8 ? run_decode<T, kHeadDim, kTiles, 8>(work, launch, stream)
+                           : run_decode<T, kHeadDim, kTiles, 4>(work, launch, stream);
 }
 
 template <class T, int kHeadDim>

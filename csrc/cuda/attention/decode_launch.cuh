@@ -12,21 +12,21 @@ namespace lightvl::cuda {
 template <int kTiles>
 struct DecodeLaunch {
   static constexpr int kRows = 8 * kTiles;
-  static constexpr int kWarps = 8;
-  static constexpr int kBlocksPerSm = 1;
 
-  int blocks;
+  int warps;        // of a block: 8, or 4 where shared memory is small
+  int blocks;       // at most one an SM
   int cluster;      // blocks that work together: a worker
   int least_share;  // slices of a worker: fewer are not worth merging
 
   static DecodeLaunch choose(const PagedAttentionWork& work) {
     const PagedAttentionParams& p = work.params;
+    const int warps =
+        work.only_sm80 || device_attribute<cudaDevAttrComputeCapabilityMajor>() < 9 ? 4 : 8;
     const int64_t seqs = std::min<int64_t>(p.num_seqs, kMaxDecodeSeqs);
     const int64_t slices = seqs * p.num_kv_heads * work.max_pages * p.page_size / kSliceKeys;
-    const int64_t most = kBlocksPerSm * device_attribute<cudaDevAttrMultiProcessorCount>();
-    constexpr int kLeastShare = 16;
-    const int64_t blocks = std::clamp<int64_t>(slices / kLeastShare, 1, most);
-    return {static_cast<int>(blocks), 1, kLeastShare};
+    const int64_t most = device_attribute<cudaDevAttrMultiProcessorCount>();
+    const int64_t blocks = std::clamp<int64_t>(slices / warps, 1, most);
+    return {warps, static_cast<int>(blocks), 1, warps};
   }
 
   template <class Kernel>
@@ -37,7 +37,7 @@ struct DecodeLaunch {
     attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
     cudaLaunchConfig_t config{};
     config.gridDim = static_cast<unsigned>(blocks);
-    config.blockDim = 32 * kWarps;
+    config.blockDim = 32 * static_cast<unsigned>(warps);
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
     config.attrs = &attribute;
