@@ -99,21 +99,26 @@ template <class Config>
 __device__ void load_queries(const PagedAttentionParams& p, const PrefillShape& shape,
                              PrefillShared<Config>& shared) {
   using T = typename Config::T;
-  constexpr int kPacks = Config::kHeadDim / 8;
+  constexpr int kPacks = Config::kHeadDim / 8, kStep = 64 / kPacks;
+  const int pack = static_cast<int>(threadIdx.x) % kPacks;
+  const int first_row = static_cast<int>(threadIdx.x) % 64 / kPacks;
   for (Ring<Config::kQueryStages> ring;; ring.advance()) {
     wait(shared.item_full[ring.slot], ring.parity);
     const PrefillItem& item = shared.item[ring.slot];
     const bool more = item.block_end >= 0;
     if (more) {
       const T* from = static_cast<const T*>(p.q) + item.token_begin * p.q_stride[0] +
-                      item.kv_head * shape.group * p.q_stride[1];
-      const int begin = item.row_begin, rows = item.num_rows;
-      for (int i = static_cast<int>(threadIdx.x) % 64; i < Config::kRows * kPacks; i += 64) {
-        const int row = i / kPacks, pack = i % kPacks;
-        const int token = (begin + row) / shape.group, head = (begin + row) % shape.group;
-        const T* pointer = from + token * p.q_stride[0] + head * p.q_stride[1] + pack * 8;
-        T* to = &shared.query[ring.slot][pack / 8][row][(pack ^ row) % 8 * 8];
-        copy_async(to, row < rows ? pointer : from, row < rows);
+                      item.kv_head * shape.group * p.q_stride[1] + pack * 8;
+      const int rows = item.num_rows, first = item.row_begin + first_row;
+      int token = first / shape.group, head = first % shape.group;
+      T(&panel)[Config::kRows][64] = shared.query[ring.slot][pack / 8];
+#pragma unroll 4
+      for (int row = first_row; row < Config::kRows; row += kStep) {
+        const T* at = from + token * p.q_stride[0] + head * p.q_stride[1];
+        copy_async(&panel[row][(pack ^ row) % 8 * 8], row < rows ? at : from, row < rows);
+        token += kStep / shape.group;
+        head += kStep % shape.group;
+        if (head >= shape.group) head -= shape.group, ++token;
       }
       commit_copies();
       wait_for_copies<0>();

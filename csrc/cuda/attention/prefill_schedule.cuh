@@ -76,10 +76,14 @@ class PrefillItems {
   __device__ void describe(int number, PrefillItem& item) const {
     int rank, tiles;
     locate(number, item.sequence, item.kv_head, rank, tiles);
-    const int begin = p_.cu_q_lens[item.sequence];
-    const int q_len = p_.cu_q_lens[item.sequence + 1] - begin;
-    item.token_begin = begin;
-    item.context = p_.context_lens[item.sequence];
+    int q_len = q_len_;
+    item.token_begin = token_begin_ + item.sequence * q_len;
+    item.context = longest_;
+    if (tiles_ == 0) {
+      item.token_begin = p_.cu_q_lens[item.sequence];
+      q_len = p_.cu_q_lens[item.sequence + 1] - item.token_begin;
+      item.context = p_.context_lens[item.sequence];
+    }
     item.past = item.context - q_len;
     item.row_begin = (tiles - 1 - rank) * shape_.rows;
     item.num_rows = min(shape_.rows, q_len * shape_.group - item.row_begin);
@@ -141,6 +145,8 @@ class PrefillItems {
     section_ = static_cast<int>(
         max(min(kSectionBytes / max(pair_bytes, int64_t{1}), int64_t{most}), int64_t{1}));
     tiles_ = alike ? num_tiles_ / max(shape_.num_seqs, 1) : 0;
+    q_len_ = first_q;
+    token_begin_ = p_.cu_q_lens[0];
     __syncwarp();
   }
 
@@ -176,7 +182,7 @@ class PrefillItems {
   const PrefillShape& shape_;
   PrefillPlan& plan_;
   int num_tiles_, longest_, section_;
-  int tiles_;  // of every sequence's head if all are alike, else 0
+  int tiles_, q_len_, token_begin_;  // if all sequences are alike; else tiles_ is 0
   float cost_;
 };
 

@@ -46,9 +46,9 @@ class PrefillSchedule {
   // Adds a round to the loads; false, and it doesn't, if a worker would get more than its share and
   // the rest is not too long to be shared out.
   __device__ bool deal() {
-    int most = 0;
+    int most = round_ == 0 ? items_.longest() + items_.kItemCost : 0;
 #pragma unroll 1
-    for (int worker = lane(); worker < workers_; worker += 32) {
+    for (int worker = lane(); round_ > 0 && worker < workers_; worker += 32) {
       most = max(most, plan_.load[worker] + items_.cost(number_of(worker, round_)));
     }
     most = warp_reduce(most, Max{});
@@ -75,17 +75,18 @@ class PrefillSchedule {
     }
     if (lane() == 0) plan_.begin[rest] = total;
     const int level = cut_rest(total);
-    int longest = 0;
+    int longest = items_.count() <= workers_ ? items_.longest() + items_.kItemCost : 0;
+    int most = 0;
 #pragma unroll 1
-    for (int worker = lane(); worker < workers_; worker += 32) {
+    for (int worker = lane(); longest == 0 && worker < workers_; worker += 32) {
       int load = plan_.load[worker];
 #pragma unroll 1
       for (int round = round_; round * workers_ < items_.count(); ++round) {
         load += items_.cost(number_of(worker, round));
       }
-      longest = max(longest, load);
+      most = max(most, load);
     }
-    longest = warp_reduce(longest, Max{});
+    longest = max(longest, warp_reduce(most, Max{}));
     __syncwarp();
     whole_ = longest <= level + kMergeCost;
     if (whole_) return;
@@ -105,6 +106,7 @@ class PrefillSchedule {
   // that would get little gets none.
   __device__ int cut_rest(int total) {
     const int level = level_for(total);
+    if (round_ == 0) return cut_evenly(total, level);
     int room = 0;  // of the workers before
 #pragma unroll 1
     for (int base = 0; base < workers_ && room < total; base += 32) {
@@ -120,6 +122,17 @@ class PrefillSchedule {
       sharers_ += __popc(takers);
     }
     if (lane() == 0) plan_.cut[sharers_] = total;
+    __syncwarp();
+    return level;
+  }
+
+  // The same where nothing was dealt.
+  __device__ int cut_evenly(int total, int level) {
+    sharers_ = (total + level - 1) / level;
+    sharer_ = worker_ < sharers_ ? worker_ : -1;
+    for (int sharer = lane(); sharer <= sharers_; sharer += 32) {
+      plan_.cut[sharer] = min(sharer * level, total);
+    }
     __syncwarp();
     return level;
   }
