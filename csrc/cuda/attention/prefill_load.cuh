@@ -2,8 +2,8 @@
 //
 // A block of keys is made of boxes, which lie in one page and one panel each. Each lane reads one
 // page-table entry, one block ahead, and copies one box; beyond the sequence's last page it copies
-// from a page that doesn't exist, which arrives as zeros. The blocks of a cluster load a half each,
-// which arrives at both. Query rows begin anywhere in a token's heads, so they come by cp.async.
+// from a page that doesn't exist, which arrives as zeros. Query rows
+// begin anywhere among a token's heads, so they come by cp.async.
 #pragma once
 
 #include "cuda/attention/mma.cuh"
@@ -26,11 +26,8 @@ class PrefillLoader {
         shared_(shared),
         lane_(static_cast<int>(threadIdx.x) % 32),
         page_size_(static_cast<int>(work.params.page_size)),
-        boxes_(Config::kPanels * (Config::kKeys / shape.box_keys) / Config::kBlocks) {
-    const int box = prefill_rank<Config>() * boxes_ + lane_, parts = Config::kKeys / shape.box_keys;
-    key_ = box % parts * shape.box_keys;
-    panel_ = box / parts;
-  }
+        key_(lane_ % (Config::kKeys / shape.box_keys) * shape.box_keys),
+        panel_(lane_ / (Config::kKeys / shape.box_keys)) {}
 
   // Loads for the items that the scheduler hands on.
   __device__ void run() {
@@ -75,13 +72,8 @@ class PrefillLoader {
     wait(empty[stage], ring_.parity ^ 1);
     if (lane_ == 0) arrive_expect(full[stage], kBlockBytes);
     __syncwarp();
-    if (lane_ < boxes_) {
-      auto& to = tiles[stage][panel_][key_];
-      if constexpr (Config::kBlocks == 1) {
-        tma_load(to, map, full[stage], panel_ * 64, slot, kv_head, page);
-      } else {
-        tma_load_both(to, map, full[stage], panel_ * 64, slot, kv_head, page);
-      }
+    if (panel_ < Config::kPanels) {
+      tma_load(tiles[stage][panel_][key_], map, full[stage], panel_ * 64, slot, kv_head, page);
     }
   }
 
@@ -90,7 +82,7 @@ class PrefillLoader {
   const PrefillShape& shape_;
   PrefillShared<Config>& shared_;
   int lane_, page_size_;
-  int boxes_, key_, panel_;  // this block's boxes of a block of keys, where this lane's lies
+  int key_, panel_;  // of this lane's box in a block
   Ring<Config::kStages> ring_;
 };
 

@@ -1,13 +1,12 @@
-// Which part of the work each worker of prefill attention does.
+// Which part of the work each block of prefill attention does.
 //
 // An item is a tile of query rows of one KV head of one sequence over the keys that they see. Rows
-// are (new token, query head of the group). Every worker finds its items alone, from the lengths,
-// so that a captured graph replays with others. A worker is a block, or a cluster of two that halve
-// the tile.
+// are (new token, query head of the group). Every block finds its items alone, from the lengths,
+// so that a captured graph replays with others.
 //
-// Items are numbered so that those with the same keys are near each other, since workers that run
+// Items are numbered so that those with the same keys are near each other, since blocks that run
 // together then find them in the L2 cache, and within such a section the longest come first. They
-// are dealt out in rounds, to the last worker first in every other one. Rounds end when a worker
+// are dealt out in rounds, to the last block first in every other one. Rounds end when a block
 // would get more than its fair share; the rest is shared out so that all end together
 // (prefill_share.cuh). Costs are blocks of keys, with kItemCost for an item's start and end.
 #pragma once
@@ -25,7 +24,7 @@ struct PrefillItem {
   int past, context;              // keys before the first new token; all keys
   int row_begin, num_rows;        // of the tile among the head's rows
   int block_begin, block_end;     // blocks of keys; block_end -1: there are no more items
-  int piece;                      // this worker's piece of a divided item, else -1
+  int piece;                      // this block's piece of a divided item, else -1
   int first_sharer, last_sharer;  // who have its pieces
 
   __device__ int piece_of(int sharer) const { return 2 * sharer + (sharer == first_sharer); }
@@ -45,14 +44,14 @@ struct PrefillShape {
 
 // What the schedule keeps in shared memory.
 struct PrefillPlan {
-  static constexpr int kMostSeqs = 1024, kMostWorkers = 256, kMostRest = 1024;
+  static constexpr int kMostSeqs = 1024, kMostBlocks = 256, kMostRest = 1024;
   int first_tile[kMostSeqs + 1];  // tiles of one head of the sequences before
-  int load[kMostWorkers];         // cost of what each worker was dealt
+  int load[kMostBlocks];          // cost of what each block was dealt
   int begin[kMostRest + 1];       // costs of the rest's items before each
-  int cut[kMostWorkers + 1];      // costs before each sharer's part of the rest
+  int cut[kMostBlocks + 1];       // costs before each sharer's part of the rest
 };
 
-// All workers' items, numbered; used by a whole warp, as is what is built on it.
+// All blocks' items, numbered; used by a whole warp, as is what is built on it.
 template <int kKeys>
 class PrefillItems {
  public:
