@@ -101,7 +101,7 @@ class PrefillItems {
   }
 
  private:
-  static constexpr int kSectionBytes = 24 << 20;  // of keys and values, to stay in the L2 cache
+  static constexpr int kSectionKb = 24 << 10;  // of keys and values, to stay in the L2 cache
 
   // Adds up tiles and costs, and sees whether all sequences are of the same lengths.
   __device__ void survey() {
@@ -139,10 +139,9 @@ class PrefillItems {
     longest_ = warp_reduce(longest, Max{});
     cost_ = warp_reduce(cost, Sum{}) * shape_.num_kv_heads;
     const bool alike = !__any_sync(kAllLanes, unlike);
-    const int64_t pair_bytes = longest_ * p_.head_dim * 4;
+    const int pair_kb = max(longest_ / 256 * static_cast<int>(p_.head_dim), 1);
     const int most = alike ? shape_.num_seqs * shape_.num_kv_heads : shape_.num_kv_heads;
-    section_ = static_cast<int>(
-        max(min(kSectionBytes / max(pair_bytes, int64_t{1}), int64_t{most}), int64_t{1}));
+    section_ = max(min(kSectionKb / pair_kb, most), 1);
     tiles_ = alike ? num_tiles_ / max(shape_.num_seqs, 1) : 0;
     q_len_ = first_q;
     token_begin_ = p_.cu_q_lens[0];
