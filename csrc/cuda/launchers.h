@@ -34,11 +34,13 @@ struct PagedAttentionWork {
   int64_t max_pages;    // columns of page_table
   int64_t decode_rows;  // sequences of up to so many rows, new tokens times group, are left to the
                         // decode kernel by the prefill kernels and the only ones it takes
+  bool only_sm80;       // leave the kernels for sm_90 alone
 };
 
 struct VisionAttentionWork {
   VisionAttentionParams params;
-  int64_t max_len;
+  int64_t max_len, num_tokens;
+  bool only_sm80;  // leave the kernels for sm_90 alone
 };
 
 struct SampleWork {

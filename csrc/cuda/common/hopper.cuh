@@ -3,15 +3,14 @@
 //
 // A barrier's phase has a parity that flips when the phase completes: a consumer that waits for the
 // n-th completion (n from 0) waits for parity n & 1; a producer that waits for a slot which was
-// never used waits for parity 1 and passes at once. With LIGHTVL_WATCHDOG a wait that takes too
-// long prints where it hangs and traps.
+// never used waits for parity 1 and passes at once. With LIGHTVL_WATCHDOG a wait that takes seconds
+// ends in an error instead of a hang.
 #pragma once
 
 #include <cuda.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <cstdio>
 
 #include "cuda/common/wgmma.cuh"
 
@@ -66,12 +65,9 @@ __device__ inline bool try_wait(Barrier& barrier, uint32_t parity) {
 
 __device__ inline void wait(Barrier& barrier, uint32_t parity) {
 #ifdef LIGHTVL_WATCHDOG
-  for (int spins = 0; !try_wait(barrier, parity); ++spins) {
-    if (spins == 1 << 16) {
-      printf("hang: block %d %d %d thread %d, barrier at %u, parity %u\n", blockIdx.x, blockIdx.y,
-             blockIdx.z, threadIdx.x, smem_address(&barrier), parity);
-      __trap();
-    }
+  const int64_t start = clock64();
+  while (!try_wait(barrier, parity)) {
+    if (clock64() - start > int64_t{4} << 30) __trap();
   }
 #else
   while (!try_wait(barrier, parity)) {

@@ -38,6 +38,11 @@ __device__ inline uint64_t describe_mn_major(const void* panel, uint32_t panel_b
          (smem_address(panel) >> 4 & 0x3fff);
 }
 
+// A descriptor whose address is `units` of 16 bytes further.
+__device__ inline uint64_t advance(uint64_t descriptor, uint32_t units) {
+  return (descriptor >> 32 << 32) | (static_cast<uint32_t>(descriptor) + units);
+}
+
 // ---- order
 
 // Before the first product that reads registers written by ordinary instructions.
