@@ -26,31 +26,17 @@ namespace lightvl::cuda {
 template <class Config>
 __device__ void hand_out_items(const PagedAttentionWork& work, const PrefillShape& shape,
                                PrefillShared<Config>& shared) {
-  PrefillSchedule<Config::kKeys> schedule(work, shape, shared.plan,
-                                          static_cast<int>(blockIdx.x) / Config::kBlocks,
-                                          static_cast<int>(gridDim.x) / Config::kBlocks);
-  const int first_row = prefill_rank<Config>() * Config::kRows;
+  PrefillSchedule<Config::kKeys> schedule(work, shape, shared.plan);
   Ring<Config::kQueryStages> ring;
   PrefillItem item;
   for (bool more = true; more; ring.advance()) {
     more = schedule.next(item);
     if (!more) item.block_end = -1;
-    item.row_begin += first_row;
-    item.num_rows = min(item.num_rows - first_row, Config::kRows);
     wait(shared.query_empty[ring.slot], ring.parity ^ 1);
     if (threadIdx.x == 0) {
       shared.item[ring.slot] = item;
       arrive(shared.item_full[ring.slot]);
     }
-  }
-}
-
-template <class Config>
-__device__ void sync_prefill_blocks() {
-  if constexpr (Config::kBlocks == 1) {
-    __syncthreads();
-  } else {
-    sync_cluster();
   }
 }
 
@@ -66,7 +52,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     prefetch_map(maps.key);
     prefetch_map(maps.value);
   }
-  sync_prefill_blocks<Config>();
+  __syncthreads();
   if (threadIdx.x < 128) {
     give_registers<Config::kProducerRegisters>();
     if (threadIdx.x < 32) {
@@ -79,11 +65,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   } else {
     take_registers<Config::kConsumerRegisters>();
     PrefillConsumer<Config>(work, shape, shared).run();
-  }
-  // A block stays until none of its cluster sends it anything any more.
-  if constexpr (Config::kBlocks > 1) {
-    __syncwarp();
-    sync_cluster();
   }
 }
 
@@ -105,27 +86,11 @@ cudaError_t encode_prefill_maps(const PagedAttentionWork& work, const PrefillSha
   return status;
 }
 
-template <auto kKernel, class... Args>
-cudaError_t launch_clusters(int blocks, int cluster, int threads, int shared_bytes,
-                            cudaStream_t stream, const Args&... args) {
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = static_cast<unsigned>(blocks);
-  config.blockDim = static_cast<unsigned>(threads);
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = cluster > 1 ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kKernel, args...);
-}
-
 template <class Config>
 cudaError_t run_prefill(const PagedAttentionWork& work, cudaStream_t stream) {
   constexpr auto kKernel = prefill_kernel<Config>;
   constexpr int kBytes = sizeof(PrefillShared<Config>);
-  const int blocks = prefill_blocks() / Config::kBlocks * Config::kBlocks;
+  const int blocks = prefill_blocks();
   if (work.workspace.bytes < PrefillPieces<Config>::bytes(blocks)) return cudaErrorInvalidValue;
   cudaError_t status = allow_shared_memory<kKernel>(kBytes);
   PagedAttentionWork part = work;
@@ -133,13 +98,12 @@ cudaError_t run_prefill(const PagedAttentionWork& work, cudaStream_t stream) {
   for (int64_t done = 0; status == cudaSuccess && done < work.params.num_seqs;
        done += PrefillPlan::kMostSeqs) {
     p.num_seqs = std::min<int64_t>(work.params.num_seqs - done, PrefillPlan::kMostSeqs);
-    const PrefillShape shape =
-        PrefillShape::make(p, Config::kBlocks * Config::kRows, Config::kKeys);
+    const PrefillShape shape = PrefillShape::make(p, Config::kRows, Config::kKeys);
     PrefillMaps maps;
     status = encode_prefill_maps<Config>(part, shape, maps);
     if (status != cudaSuccess) break;
-    status = launch_clusters<kKernel>(blocks, Config::kBlocks, Config::kThreads, kBytes, stream,
-                                      part, maps, shape);
+    kKernel<<<blocks, Config::kThreads, kBytes, stream>>>(part, maps, shape);
+    status = cudaGetLastError();
     p.page_table += PrefillPlan::kMostSeqs * p.page_table_stride;
     p.cu_q_lens += PrefillPlan::kMostSeqs;
     p.context_lens += PrefillPlan::kMostSeqs;

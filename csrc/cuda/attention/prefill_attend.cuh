@@ -9,6 +9,19 @@
 
 namespace lightvl::cuda {
 
+// A matrix descriptor from which others are made, by 32-bit sums where they are used: kept whole
+// they would wait in registers of a thread and have to be moved to the warp's.
+struct Descriptor {
+  uint32_t low, high;
+
+  __device__ explicit Descriptor(uint64_t descriptor)
+      : low(__shfl_sync(kAllLanes, static_cast<uint32_t>(descriptor), 0)),
+        high(static_cast<uint32_t>(descriptor >> 32)) {
+    asm volatile("" : "+r"(low));
+  }
+  __device__ uint64_t at(uint32_t offset) const { return uint64_t{high} << 32 | (low + offset); }
+};
+
 template <class Config>
 class PrefillConsumer {
  public:
@@ -22,7 +35,7 @@ class PrefillConsumer {
         shape_(shape),
         shared_(shared),
         pieces_(work.workspace),
-        warpgroup_(static_cast<int>(threadIdx.x) / 128 - 1) {
+        warpgroup_(uniform(static_cast<int>(threadIdx.x) / 128 - 1)) {
     if (Config::kTurns && warpgroup_ == Config::kWarpgroups - 1) pass_turn();
   }
 
@@ -31,7 +44,7 @@ class PrefillConsumer {
     while (true) {
       const int slot = query_ring_.slot;
       wait(shared_.query_full[slot], query_ring_.parity);
-      const PrefillItem item = shared_.item[slot];
+      const PrefillItem item = read_item(shared_.item[slot]);
       if (item.block_end < 0) return;
       Softmax softmax(work_.params.scale * 1.44269504f);
       float out[kHeadDim / 2];
@@ -40,19 +53,35 @@ class PrefillConsumer {
       } else {
 #pragma unroll
         for (float& x : out) x = 0.0f;
-        release_query(slot);
+        release(shared_.query_empty[slot]);
       }
       query_ring_.advance();
       PrefillTotals totals = softmax.totals();
-      if (item.piece >= 0) {
-        if (!pieces_.leave(item, totals, out)) continue;
-        pieces_.merge(item, totals, out);
-      }
+      if (item.piece >= 0 && !pieces_.collect(item, totals, out)) continue;
       store(item, totals, out);
     }
   }
 
  private:
+  // What all lanes have alike. It tells the compiler so, which then keeps what depends on it, loops
+  // and descriptors, in the registers that a warp shares.
+  __device__ static int uniform(int value) { return __shfl_sync(kAllLanes, value, 0); }
+
+  __device__ static PrefillItem read_item(const PrefillItem& item) {
+    return {.sequence = 0,
+            .kv_head = uniform(item.kv_head),
+            .token_begin = uniform(item.token_begin),
+            .past = uniform(item.past),
+            .context = uniform(item.context),
+            .row_begin = uniform(item.row_begin),
+            .num_rows = uniform(item.num_rows),
+            .block_begin = uniform(item.block_begin),
+            .block_end = uniform(item.block_end),
+            .piece = uniform(item.piece),
+            .first_sharer = uniform(item.first_sharer),
+            .last_sharer = uniform(item.last_sharer)};
+  }
+
   __device__ int first_row() const { return warpgroup_ * 64 + Softmax::row(); }
 
   __device__ void attend(const PrefillItem& item, int query, Softmax& softmax,
@@ -66,11 +95,11 @@ class PrefillConsumer {
     float scores[kKeys / 2];
     uint32_t packed[kKeys / 16][4];
     int block = item.block_end - 1;
+    const Descriptor a = queries(query);
 
     wait(shared_.key_full[key_ring_.slot], key_ring_.parity);
     wgmma_fence();
-    multiply_keys(query, key_ring_.slot, scores);
-    wgmma_commit();
+    multiply_keys(a, keys(key_ring_.slot), scores);
     wgmma_wait<0>();
     pin(scores);
     release(shared_.key_empty[key_ring_.slot]);
@@ -83,16 +112,14 @@ class PrefillConsumer {
     bool accumulate = false;
     for (--block; block >= item.block_begin; --block) {
       wait(shared_.key_full[key_ring_.slot], key_ring_.parity);
+      wait(shared_.value_full[value_ring_.slot], value_ring_.parity);
+      const Descriptor k = keys(key_ring_.slot), v = values(value_ring_.slot);
       take_turn();
       pin_all(scores, out, packed);
       wgmma_fence();
-      multiply_keys(query, key_ring_.slot, scores);
-      wgmma_commit();
-      wait(shared_.value_full[value_ring_.slot], value_ring_.parity);
+      multiply_keys(a, k, scores);
       wgmma_fence();
-      multiply_values(packed, value_ring_.slot, out, accumulate);
-      wgmma_commit();
-      pass_turn();
+      multiply_values(packed, v, out, accumulate, [this] { pass_turn(); });
       wgmma_wait<1>();
       pin(scores);
       release(shared_.key_empty[key_ring_.slot]);
@@ -114,37 +141,52 @@ class PrefillConsumer {
       pack_probabilities<T, kKeys>(scores, packed);
       accumulate = true;
     }
-    release_query(query);
+    release(shared_.query_empty[query]);
 
     wait(shared_.value_full[value_ring_.slot], value_ring_.parity);
     pin_all(scores, out, packed);
     wgmma_fence();
-    multiply_values(packed, value_ring_.slot, out, accumulate);
-    wgmma_commit();
+    multiply_values(packed, values(value_ring_.slot), out, accumulate, [] {});
     wgmma_wait<0>();
     pin(out);
     release(shared_.value_empty[value_ring_.slot]);
     value_ring_.advance();
   }
 
-  __device__ void multiply_keys(int query, int slot, float (&scores)[kKeys / 2]) const {
-    const uint64_t a = describe_k_major(&shared_.query[query][0][warpgroup_ * 64][0]);
-    const uint64_t b = describe_k_major(&shared_.key[slot][0][0][0]);
+  __device__ Descriptor queries(int slot) const {
+    return Descriptor(describe_k_major(&shared_.query[slot][0][warpgroup_ * 64][0]));
+  }
+  __device__ Descriptor keys(int slot) const {
+    return Descriptor(describe_k_major(&shared_.key[slot][0][0][0]));
+  }
+  __device__ Descriptor values(int slot) const {
+    return Descriptor(describe_mn_major(&shared_.value[slot][0][0][0], kKeys * 128));
+  }
+
+  // scores = Q K^T.
+  __device__ static void multiply_keys(const Descriptor& a, const Descriptor& b,
+                                       float (&scores)[kKeys / 2]) {
 #pragma unroll
     for (int i = 0; i < kHeadDim / 16; ++i) {
       const int panel = i / 4, step = i % 4 * 2;
-      Wgmma<T, kKeys>::template ss<0>(scores, a + panel * (Config::kRows * 8) + step,
-                                      b + panel * (kKeys * 8) + step, i > 0);
+      Wgmma<T, kKeys>::template ss<0>(scores, a.at(panel * (Config::kRows * 8) + step),
+                                      b.at(panel * (kKeys * 8) + step), i > 0);
     }
+    wgmma_commit();
   }
 
-  __device__ void multiply_values(const uint32_t (&packed)[kKeys / 16][4], int slot,
-                                  float (&out)[kHeadDim / 2], bool accumulate) const {
-    const uint64_t b = describe_mn_major(&shared_.value[slot][0][0][0], kKeys * 128);
+  // out += P V, or = without `accumulate`; near_end() is called when the last steps are to be asked
+  // for, so that the next products follow these closely.
+  template <class NearEnd>
+  __device__ static void multiply_values(const uint32_t (&packed)[kKeys / 16][4],
+                                         const Descriptor& b, float (&out)[kHeadDim / 2],
+                                         bool accumulate, NearEnd&& near_end) {
 #pragma unroll
     for (int i = 0; i < kKeys / 16; ++i) {
-      Wgmma<T, kHeadDim>::template rs<1>(out, packed[i], b + i * 128, i > 0 || accumulate);
+      if (i == kKeys / 16 - kEarly) near_end();
+      Wgmma<T, kHeadDim>::template rs<1>(out, packed[i], b.at(i * 128), i > 0 || accumulate);
     }
+    wgmma_commit();
   }
 
   // Zeros the next values from a row on: a probability of 0 times what lies there may be NaN. Every
@@ -209,13 +251,8 @@ class PrefillConsumer {
 
   __device__ static void release(Barrier& empty) {
     __syncwarp();
-    arrive_everywhere<Config>(empty);
+    if (threadIdx.x % 32 == 0) arrive(empty);
   }
-  __device__ void release_query(int slot) const {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) arrive(shared_.query_empty[slot]);
-  }
-
   __device__ static void pin_all(float (&scores)[kKeys / 2], float (&out)[kHeadDim / 2],
                                  uint32_t (&packed)[kKeys / 16][4]) {
     pin(scores);
@@ -225,7 +262,7 @@ class PrefillConsumer {
   }
 
   // Two warpgroups alternate: one's softmax runs under the other's products.
-  static constexpr int kTurnBarrier = 1, kClearBarrier = 4;
+  static constexpr int kTurnBarrier = 1, kClearBarrier = 4, kEarly = 2;
   __device__ void take_turn() const {
     if (Config::kTurns) sync_named(kTurnBarrier + warpgroup_, 256);
   }

@@ -2,8 +2,8 @@
 //
 // A block of keys is made of boxes, which lie in one page and one panel each. Each lane reads one
 // page-table entry, one block ahead, and copies one box; beyond the sequence's last page it copies
-// from a page that doesn't exist, which arrives as zeros. The blocks of a cluster load a half each,
-// which arrives at both. Query rows begin anywhere in a token's heads, so they come by cp.async.
+// from a page that doesn't exist, which arrives as zeros. Query rows
+// begin anywhere among a token's heads, so they come by cp.async.
 #pragma once
 
 #include "cuda/attention/mma.cuh"
@@ -26,11 +26,8 @@ class PrefillLoader {
         shared_(shared),
         lane_(static_cast<int>(threadIdx.x) % 32),
         page_size_(static_cast<int>(work.params.page_size)),
-        boxes_(Config::kPanels * (Config::kKeys / shape.box_keys) / Config::kBlocks) {
-    const int box = prefill_rank<Config>() * boxes_ + lane_, parts = Config::kKeys / shape.box_keys;
-    key_ = box % parts * shape.box_keys;
-    panel_ = box / parts;
-  }
+        key_(lane_ % (Config::kKeys / shape.box_keys) * shape.box_keys),
+        panel_(lane_ / (Config::kKeys / shape.box_keys)) {}
 
   // Loads for the items that the scheduler hands on.
   __device__ void run() {
@@ -75,13 +72,8 @@ class PrefillLoader {
     wait(empty[stage], ring_.parity ^ 1);
     if (lane_ == 0) arrive_expect(full[stage], kBlockBytes);
     __syncwarp();
-    if (lane_ < boxes_) {
-      auto& to = tiles[stage][panel_][key_];
-      if constexpr (Config::kBlocks == 1) {
-        tma_load(to, map, full[stage], panel_ * 64, slot, kv_head, page);
-      } else {
-        tma_load_both(to, map, full[stage], panel_ * 64, slot, kv_head, page);
-      }
+    if (panel_ < Config::kPanels) {
+      tma_load(tiles[stage][panel_][key_], map, full[stage], panel_ * 64, slot, kv_head, page);
     }
   }
 
@@ -90,7 +82,7 @@ class PrefillLoader {
   const PrefillShape& shape_;
   PrefillShared<Config>& shared_;
   int lane_, page_size_;
-  int boxes_, key_, panel_;  // this block's boxes of a block of keys, where this lane's lies
+  int key_, panel_;  // of this lane's box in a block
   Ring<Config::kStages> ring_;
 };
 
@@ -99,21 +91,26 @@ template <class Config>
 __device__ void load_queries(const PagedAttentionParams& p, const PrefillShape& shape,
                              PrefillShared<Config>& shared) {
   using T = typename Config::T;
-  constexpr int kPacks = Config::kHeadDim / 8;
+  constexpr int kPacks = Config::kHeadDim / 8, kStep = 64 / kPacks;
+  const int pack = static_cast<int>(threadIdx.x) % kPacks;
+  const int first_row = static_cast<int>(threadIdx.x) % 64 / kPacks;
   for (Ring<Config::kQueryStages> ring;; ring.advance()) {
     wait(shared.item_full[ring.slot], ring.parity);
     const PrefillItem& item = shared.item[ring.slot];
     const bool more = item.block_end >= 0;
     if (more) {
       const T* from = static_cast<const T*>(p.q) + item.token_begin * p.q_stride[0] +
-                      item.kv_head * shape.group * p.q_stride[1];
-      const int begin = item.row_begin, rows = item.num_rows;
-      for (int i = static_cast<int>(threadIdx.x) % 64; i < Config::kRows * kPacks; i += 64) {
-        const int row = i / kPacks, pack = i % kPacks;
-        const int token = (begin + row) / shape.group, head = (begin + row) % shape.group;
-        const T* pointer = from + token * p.q_stride[0] + head * p.q_stride[1] + pack * 8;
-        T* to = &shared.query[ring.slot][pack / 8][row][(pack ^ row) % 8 * 8];
-        copy_async(to, row < rows ? pointer : from, row < rows);
+                      item.kv_head * shape.group * p.q_stride[1] + pack * 8;
+      const int rows = item.num_rows, first = item.row_begin + first_row;
+      int token = first / shape.group, head = first % shape.group;
+      T(&panel)[Config::kRows][64] = shared.query[ring.slot][pack / 8];
+#pragma unroll 4
+      for (int row = first_row; row < Config::kRows; row += kStep) {
+        const T* at = from + token * p.q_stride[0] + head * p.q_stride[1];
+        copy_async(&panel[row][(pack ^ row) % 8 * 8], row < rows ? at : from, row < rows);
+        token += kStep / shape.group;
+        head += kStep % shape.group;
+        if (head >= shape.group) head -= shape.group, ++token;
       }
       commit_copies();
       wait_for_copies<0>();

@@ -1,13 +1,12 @@
-// Which part of the work each worker of prefill attention does.
+// Which part of the work each block of prefill attention does.
 //
 // An item is a tile of query rows of one KV head of one sequence over the keys that they see. Rows
-// are (new token, query head of the group). Every worker finds its items alone, from the lengths,
-// so that a captured graph replays with others. A worker is a block, or a cluster of two that halve
-// the tile.
+// are (new token, query head of the group). Every block finds its items alone, from the lengths,
+// so that a captured graph replays with others.
 //
-// Items are numbered so that those with the same keys are near each other, since workers that run
+// Items are numbered so that those with the same keys are near each other, since blocks that run
 // together then find them in the L2 cache, and within such a section the longest come first. They
-// are dealt out in rounds, to the last worker first in every other one. Rounds end when a worker
+// are dealt out in rounds, to the last block first in every other one. Rounds end when a block
 // would get more than its fair share; the rest is shared out so that all end together
 // (prefill_share.cuh). Costs are blocks of keys, with kItemCost for an item's start and end.
 #pragma once
@@ -25,7 +24,7 @@ struct PrefillItem {
   int past, context;              // keys before the first new token; all keys
   int row_begin, num_rows;        // of the tile among the head's rows
   int block_begin, block_end;     // blocks of keys; block_end -1: there are no more items
-  int piece;                      // this worker's piece of a divided item, else -1
+  int piece;                      // this block's piece of a divided item, else -1
   int first_sharer, last_sharer;  // who have its pieces
 
   __device__ int piece_of(int sharer) const { return 2 * sharer + (sharer == first_sharer); }
@@ -45,14 +44,14 @@ struct PrefillShape {
 
 // What the schedule keeps in shared memory.
 struct PrefillPlan {
-  static constexpr int kMostSeqs = 1024, kMostWorkers = 256, kMostRest = 1024;
+  static constexpr int kMostSeqs = 1024, kMostBlocks = 256, kMostRest = 1024;
   int first_tile[kMostSeqs + 1];  // tiles of one head of the sequences before
-  int load[kMostWorkers];         // cost of what each worker was dealt
+  int load[kMostBlocks];          // cost of what each block was dealt
   int begin[kMostRest + 1];       // costs of the rest's items before each
-  int cut[kMostWorkers + 1];      // costs before each sharer's part of the rest
+  int cut[kMostBlocks + 1];       // costs before each sharer's part of the rest
 };
 
-// All workers' items, numbered; used by a whole warp, as is what is built on it.
+// All blocks' items, numbered; used by a whole warp, as is what is built on it.
 template <int kKeys>
 class PrefillItems {
  public:
@@ -76,10 +75,14 @@ class PrefillItems {
   __device__ void describe(int number, PrefillItem& item) const {
     int rank, tiles;
     locate(number, item.sequence, item.kv_head, rank, tiles);
-    const int begin = p_.cu_q_lens[item.sequence];
-    const int q_len = p_.cu_q_lens[item.sequence + 1] - begin;
-    item.token_begin = begin;
-    item.context = p_.context_lens[item.sequence];
+    int q_len = q_len_;
+    item.token_begin = token_begin_ + item.sequence * q_len;
+    item.context = longest_;
+    if (tiles_ == 0) {
+      item.token_begin = p_.cu_q_lens[item.sequence];
+      q_len = p_.cu_q_lens[item.sequence + 1] - item.token_begin;
+      item.context = p_.context_lens[item.sequence];
+    }
     item.past = item.context - q_len;
     item.row_begin = (tiles - 1 - rank) * shape_.rows;
     item.num_rows = min(shape_.rows, q_len * shape_.group - item.row_begin);
@@ -98,7 +101,7 @@ class PrefillItems {
   }
 
  private:
-  static constexpr int kSectionBytes = 24 << 20;  // of keys and values, to stay in the L2 cache
+  static constexpr int kSectionKb = 24 << 10;  // of keys and values, to stay in the L2 cache
 
   // Adds up tiles and costs, and sees whether all sequences are of the same lengths.
   __device__ void survey() {
@@ -136,11 +139,12 @@ class PrefillItems {
     longest_ = warp_reduce(longest, Max{});
     cost_ = warp_reduce(cost, Sum{}) * shape_.num_kv_heads;
     const bool alike = !__any_sync(kAllLanes, unlike);
-    const int64_t pair_bytes = longest_ * p_.head_dim * 4;
+    const int pair_kb = max(longest_ / 256 * static_cast<int>(p_.head_dim), 1);
     const int most = alike ? shape_.num_seqs * shape_.num_kv_heads : shape_.num_kv_heads;
-    section_ = static_cast<int>(
-        max(min(kSectionBytes / max(pair_bytes, int64_t{1}), int64_t{most}), int64_t{1}));
+    section_ = max(min(kSectionKb / pair_kb, most), 1);
     tiles_ = alike ? num_tiles_ / max(shape_.num_seqs, 1) : 0;
+    q_len_ = first_q;
+    token_begin_ = p_.cu_q_lens[0];
     __syncwarp();
   }
 
@@ -176,7 +180,7 @@ class PrefillItems {
   const PrefillShape& shape_;
   PrefillPlan& plan_;
   int num_tiles_, longest_, section_;
-  int tiles_;  // of every sequence's head if all are alike, else 0
+  int tiles_, q_len_, token_begin_;  // if all sequences are alike; else tiles_ is 0
   float cost_;
 };
 

@@ -1,5 +1,5 @@
-// Hands out a worker's items of prefill attention: first whole ones in rounds, then its part of the
-// rest, which may begin and end within an item. An item that several workers have pieces of is
+// Hands out a block's items of prefill attention: first whole ones in rounds, then its part of the
+// rest, which may begin and end within an item. An item that several blocks have pieces of is
 // merged by whoever finishes last (prefill_merge.cuh).
 #pragma once
 
@@ -11,23 +11,26 @@ template <int kKeys>
 class PrefillSchedule {
  public:
   __device__ PrefillSchedule(const PagedAttentionWork& work, const PrefillShape& shape,
-                             PrefillPlan& plan, int worker, int num_workers)
-      : items_(work, shape, plan), plan_(plan), worker_(worker), workers_(num_workers) {
+                             PrefillPlan& plan)
+      : items_(work, shape, plan),
+        plan_(plan),
+        block_(static_cast<int>(blockIdx.x)),
+        blocks_(static_cast<int>(gridDim.x)) {
 #pragma unroll 1
-    for (int i = lane(); i < workers_; i += 32) plan_.load[i] = 0;
+    for (int i = lane(); i < blocks_; i += 32) plan_.load[i] = 0;
     // Little work in one round is not worth the search for a better way.
-    whole_ = items_.count() <= workers_ && items_.longest() <= kFew;
+    whole_ = items_.count() <= blocks_ && items_.longest() <= kFew;
   }
 
   // The next item; false if there is none.
   __device__ bool next(PrefillItem& item) {
     while (begin_ < 0) {
-      if (round_ * workers_ >= items_.count()) return false;
+      if (round_ * blocks_ >= items_.count()) return false;
       if (!whole_ && !deal()) {
         share_out();
         continue;
       }
-      const int number = number_of(worker_, round_++);
+      const int number = number_of(block_, round_++);
       if (number >= items_.count()) continue;
       items_.describe(number, item);
       return true;
@@ -39,31 +42,31 @@ class PrefillSchedule {
   static constexpr int kFew = 8, kLeastPart = 8, kMergeCost = 3;
 
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
-  __device__ int number_of(int worker, int round) const {
-    return round * workers_ + (round % 2 == 0 ? worker : workers_ - 1 - worker);
+  __device__ int number_of(int block, int round) const {
+    return round * blocks_ + (round % 2 == 0 ? block : blocks_ - 1 - block);
   }
 
-  // Adds a round to the loads; false, and it doesn't, if a worker would get more than its share and
+  // Adds a round to the loads; false, and it doesn't, if a block would get more than its share and
   // the rest is not too long to be shared out.
   __device__ bool deal() {
-    int most = 0;
+    int most = round_ == 0 ? items_.longest() + items_.kItemCost : 0;
 #pragma unroll 1
-    for (int worker = lane(); worker < workers_; worker += 32) {
-      most = max(most, plan_.load[worker] + items_.cost(number_of(worker, round_)));
+    for (int block = lane(); round_ > 0 && block < blocks_; block += 32) {
+      most = max(most, plan_.load[block] + items_.cost(number_of(block, round_)));
     }
     most = warp_reduce(most, Max{});
-    const int rest = items_.count() - round_ * workers_;
-    if (most * workers_ > items_.total_cost() && rest <= PrefillPlan::kMostRest) return false;
+    const int rest = items_.count() - round_ * blocks_;
+    if (most * blocks_ > items_.total_cost() && rest <= PrefillPlan::kMostRest) return false;
 #pragma unroll 1
-    for (int worker = lane(); worker < workers_; worker += 32) {
-      plan_.load[worker] += items_.cost(number_of(worker, round_));
+    for (int block = lane(); block < blocks_; block += 32) {
+      plan_.load[block] += items_.cost(number_of(block, round_));
     }
     return true;
   }
 
   // Cuts what was not dealt into parts, or decides to go on dealing.
   __device__ void share_out() {
-    first_ = round_ * workers_;
+    first_ = round_ * blocks_;
     const int rest = items_.count() - first_;
     int total = 0;
 #pragma unroll 1
@@ -75,17 +78,18 @@ class PrefillSchedule {
     }
     if (lane() == 0) plan_.begin[rest] = total;
     const int level = cut_rest(total);
-    int longest = 0;
+    int longest = items_.count() <= blocks_ ? items_.longest() + items_.kItemCost : 0;
+    int most = 0;
 #pragma unroll 1
-    for (int worker = lane(); worker < workers_; worker += 32) {
-      int load = plan_.load[worker];
+    for (int block = lane(); longest == 0 && block < blocks_; block += 32) {
+      int load = plan_.load[block];
 #pragma unroll 1
-      for (int round = round_; round * workers_ < items_.count(); ++round) {
-        load += items_.cost(number_of(worker, round));
+      for (int round = round_; round * blocks_ < items_.count(); ++round) {
+        load += items_.cost(number_of(block, round));
       }
-      longest = max(longest, load);
+      most = max(most, load);
     }
-    longest = warp_reduce(longest, Max{});
+    longest = max(longest, warp_reduce(most, Max{}));
     __syncwarp();
     whole_ = longest <= level + kMergeCost;
     if (whole_) return;
@@ -101,21 +105,22 @@ class PrefillSchedule {
     }
   }
 
-  // Cuts costs [0, total) so that every worker comes to the same load, which it returns; a worker
+  // Cuts costs [0, total) so that every block comes to the same load, which it returns; a block
   // that would get little gets none.
   __device__ int cut_rest(int total) {
     const int level = level_for(total);
-    int room = 0;  // of the workers before
+    if (round_ == 0) return cut_evenly(total, level);
+    int room = 0;  // of the blocks before
 #pragma unroll 1
-    for (int base = 0; base < workers_ && room < total; base += 32) {
+    for (int base = 0; base < blocks_ && room < total; base += 32) {
       const int part = part_of(base + lane(), level), sum = inclusive_sum(part);
       const int begin = room + sum - part;
       const bool takes = part > 0 && begin < total;
       const unsigned takers = __ballot_sync(kAllLanes, takes);
       const int sharer = takes ? sharers_ + __popc(takers & ((1u << lane()) - 1)) : -1;
       if (takes) plan_.cut[sharer] = begin;
-      const int mine = __shfl_sync(kAllLanes, sharer, worker_ % 32);
-      if (worker_ / 32 * 32 == base) sharer_ = mine;
+      const int mine = __shfl_sync(kAllLanes, sharer, block_ % 32);
+      if (block_ / 32 * 32 == base) sharer_ = mine;
       room += __shfl_sync(kAllLanes, sum, 31);
       sharers_ += __popc(takers);
     }
@@ -124,24 +129,35 @@ class PrefillSchedule {
     return level;
   }
 
-  __device__ int part_of(int worker, int level) const {
-    const int part = worker < workers_ ? level - plan_.load[worker] : 0;
+  // The same where nothing was dealt.
+  __device__ int cut_evenly(int total, int level) {
+    sharers_ = (total + level - 1) / level;
+    sharer_ = block_ < sharers_ ? block_ : -1;
+    for (int sharer = lane(); sharer <= sharers_; sharer += 32) {
+      plan_.cut[sharer] = min(sharer * level, total);
+    }
+    __syncwarp();
+    return level;
+  }
+
+  __device__ int part_of(int block, int level) const {
+    const int part = block < blocks_ ? level - plan_.load[block] : 0;
     return part >= kLeastPart ? part : 0;
   }
 
-  // The least level at which the workers' parts hold `total`.
+  // The least level at which the blocks' parts hold `total`.
   __device__ int level_for(int total) const {
-    int low = 0, high = max((total + workers_ - 1) / workers_, kLeastPart);
+    int low = 0, high = max((total + blocks_ - 1) / blocks_, kLeastPart);
     if (round_ == 0) return high;
 #pragma unroll 1
-    for (int worker = lane(); worker < workers_; worker += 32) low = max(low, plan_.load[worker]);
+    for (int block = lane(); block < blocks_; block += 32) low = max(low, plan_.load[block]);
     high += warp_reduce(low, Max{});
 #pragma unroll 1
     for (low = 0; low + 1 < high;) {
       const int middle = (low + high) / 2;
       int room = 0;
 #pragma unroll 1
-      for (int worker = lane(); worker < workers_; worker += 32) room += part_of(worker, middle);
+      for (int block = lane(); block < blocks_; block += 32) room += part_of(block, middle);
       (warp_reduce(room, Sum{}) < total ? low : high) = middle;
     }
     return high;
@@ -191,10 +207,10 @@ class PrefillSchedule {
 
   PrefillItems<kKeys> items_;
   PrefillPlan& plan_;
-  int worker_, workers_, round_ = 0;
+  int block_, blocks_, round_ = 0;
   bool whole_;
   int first_, sharers_ = 0, sharer_ = -1;  // number of the rest's first item
-  int at_, begin_ = -1, end_ = -1;         // the next item of the rest; this worker's part
+  int at_, begin_ = -1, end_ = -1;         // the next item of the rest; this block's part
 };
 
 }  // namespace lightvl::cuda

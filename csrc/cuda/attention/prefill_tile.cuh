@@ -1,19 +1,17 @@
 // Shared memory of prefill attention and the barriers of its pipeline.
 #pragma once
 
-#include "cuda/attention/prefill_ptx.cuh"
 #include "cuda/attention/prefill_schedule.cuh"
+#include "cuda/common/hopper.cuh"
 
 namespace lightvl::cuda {
 
-// kWarpgroups: of 64 query rows each. kKeys: keys of a block. kBlocks: of a cluster, which share
-// the keys that they load.
-template <class T_, int kHeadDim_, int kWarpgroups_, int kKeys_, int kQueryStages_, bool kTurns_,
-          int kBlocks_ = 1>
+// kWarpgroups: of 64 query rows each. kKeys: keys of a block.
+template <class T_, int kHeadDim_, int kWarpgroups_, int kKeys_, int kQueryStages_, bool kTurns_>
 struct PrefillConfig {
   using T = T_;
   static constexpr int kHeadDim = kHeadDim_, kWarpgroups = kWarpgroups_, kKeys = kKeys_;
-  static constexpr int kQueryStages = kQueryStages_, kStages = 2, kBlocks = kBlocks_;
+  static constexpr int kQueryStages = kQueryStages_, kStages = 2;
   static constexpr bool kTurns = kTurns_;  // warpgroups issue their products by turns
   static constexpr int kRows = 64 * kWarpgroups, kPanels = kHeadDim / 64;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
@@ -50,23 +48,6 @@ struct Ring {
   }
 };
 
-// This block's rank in its cluster.
-template <class Config>
-__device__ int prefill_rank() {
-  return Config::kBlocks == 1 ? 0 : static_cast<int>(blockIdx.x) % Config::kBlocks;
-}
-
-// Arrives at a barrier of all blocks of the cluster, for a warp.
-template <class Config>
-__device__ void arrive_everywhere(Barrier& barrier) {
-  const uint32_t lane = threadIdx.x % 32;
-  if constexpr (Config::kBlocks == 1) {
-    if (lane == 0) arrive(barrier);
-  } else {
-    if (lane < Config::kBlocks) arrive_remote(barrier, lane);
-  }
-}
-
 template <class Config>
 __device__ void init_prefill_barriers(PrefillShared<Config>& shared) {
   constexpr uint32_t kConsumerWarps = 4 * Config::kWarpgroups;
@@ -77,9 +58,9 @@ __device__ void init_prefill_barriers(PrefillShared<Config>& shared) {
   }
   for (int i = 0; i < Config::kStages; ++i) {
     init_barrier(shared.key_full[i], 1);
-    init_barrier(shared.key_empty[i], Config::kBlocks * kConsumerWarps);
+    init_barrier(shared.key_empty[i], kConsumerWarps);
     init_barrier(shared.value_full[i], 1);
-    init_barrier(shared.value_empty[i], Config::kBlocks * kConsumerWarps);
+    init_barrier(shared.value_empty[i], kConsumerWarps);
   }
   fence_barrier_init();
 }
