@@ -38,8 +38,12 @@ class VisionConsumer {
   __device__ static void release(Barrier& empty) {
     if (threadIdx.x % 32 == 0) arrive(empty);
   }
-  __device__ static void take_turn() { sync_named(1 + group(), 256); }
-  __device__ static void pass_turn() { arrive_named(1 + (group() + 1) % Shape::kGroups, 256); }
+  __device__ static void take_turn() {
+    if constexpr (Shape::kTurns) sync_named(1 + group(), 256);
+  }
+  __device__ static void pass_turn() {
+    if constexpr (Shape::kTurns) arrive_named(1 + (group() + 1) % Shape::kGroups, 256);
+  }
 
   // Waits for the next item in which this warpgroup has a tile.
   __device__ bool find_tile() {
@@ -165,7 +169,7 @@ class VisionConsumer {
     const bool grown = !blank_ && softmax_.template update<Shape::kPolynomials>(score_);
     finish_values(current.slot);
     if (grown) softmax_.rescale(out_);
-    Softmax<T>::pack(score_, probability_);
+    softmax_.collect(score_, probability_);
   }
 
   // P V of the last block, and output.
@@ -196,7 +200,7 @@ class VisionConsumer {
     finish_keys<0>(score);
     Softmax<T>::mask(score, keys);
     softmax_.template update<0>(score);
-    Softmax<T>::pack(score, probability);
+    softmax_.collect(score, probability);
     wait(s_.value_full[ring_.slot], ring_.parity);
 #pragma unroll
     for (float& o : out_) o = 0.0f;
@@ -224,8 +228,8 @@ class VisionConsumer {
       Softmax<T>::mask(score, cut.tail);
       softmax_.template update<Shape::kPolynomials>(score_, score);
     }
-    Softmax<T>::pack(score_, probability_);
-    Softmax<T>::pack(score, probability);
+    softmax_.collect(score_, probability_);
+    softmax_.collect(score, probability);
 #pragma unroll
     for (float& o : out_) o = 0.0f;
     multiply_values<kTailKeys>(probability, s_.value_tail[buffer_.slot]);

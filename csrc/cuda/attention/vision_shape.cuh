@@ -10,14 +10,14 @@ namespace lightvl::cuda {
 constexpr int kTailKeys = 16;
 
 template <class T_, int kHeadDim_, int kGroups_, int kKeys_, int kStages_, int kQueryBuffers_,
-          bool kInterleaved_ = false, int kPolynomials_ = 0>
+          bool kTurns_ = true, int kPolynomials_ = 0>
 struct VisionShape {
   using T = T_;
   static constexpr int kHeadDim = kHeadDim_, kPanels = kHeadDim / 64;
   static constexpr int kGroups = kGroups_;  // consumer warpgroups
   static constexpr int kKeys = kKeys_;      // of a block
   static constexpr int kStages = kStages_, kQueryBuffers = kQueryBuffers_;
-  static constexpr bool kInterleaved = kInterleaved_;
+  static constexpr bool kTurns = kTurns_;
   static constexpr int kPolynomials = kPolynomials_;  // exponentials of every 8
   static constexpr int kThreads = 128 * (kGroups + 1);
   static constexpr int kTileSize = kTileRows * kHeadDim, kBlockSize = kKeys * kHeadDim;
@@ -29,8 +29,8 @@ struct VisionShape {
   static_assert(kKeys % 16 == 0 && kKeys > 64 && (kGroups == 2 || kGroups == 3));
 };
 
-// How a segment's keys are cut: `head` keys that don't fill a block, whole blocks, and a tail of few
-// keys, which is taken together with the first block.
+// How a segment's keys are cut: `head` keys that don't fill a block, whole blocks, and a tail of
+// few keys, which is taken together with the first block.
 template <class Shape>
 struct KeyCut {
   int head, blocks, tail;

@@ -135,9 +135,8 @@ cudaError_t launch_vision_shape(const VisionAttentionWork& work, cudaStream_t st
 }
 
 template <class T, int kHeadDim>
-using VisionChoice =
-    std::conditional_t<kHeadDim == 64, VisionShape<T, 64, 3, 128, 4, 2>,
-                       VisionShape<T, 128, 2, 128, 2, 2>>;
+using VisionChoice = std::conditional_t<kHeadDim == 64, VisionShape<T, 64, 3, 128, 4, 2>,
+                                        VisionShape<T, 128, 2, 128, 2, 2>>;
 
 template <class T, int kHeadDim>
 cudaError_t launch_vision_sm90(const VisionAttentionWork& work, cudaStream_t stream) {

@@ -58,7 +58,8 @@ class Softmax {
     }
   }
 
-  // Turns scores into probabilities. Returns whether what was summed must be multiplied by factor().
+  // Turns scores into probabilities. Returns whether what was summed must be multiplied by
+  // factor().
   template <int kPolynomials, int kSize>
   __device__ bool update(float (&score)[kSize]) {
     const bool grown = settle(maxima(score));
@@ -125,10 +126,9 @@ class Softmax {
 #pragma unroll
     for (int i = begin; i < end; ++i) {
       const float x = fmaf(score[i], scale_, -shift[i / 2 % 2]);
-      // Spread over the sequence, so that both units are busy all the time.
-      const bool polynomial = (i * kPolynomials) % 8 + kPolynomials > 7;
+      // Spread over both rows and the sequence, so that both units are busy all the time.
+      const bool polynomial = 3 * i % 8 < kPolynomials;
       score[i] = polynomial ? exp2_polynomial(x) : exp2_unit(x);
-      sum_[i / 2 % 2][i % 2] += score[i];
     }
   }
 
@@ -138,11 +138,14 @@ class Softmax {
     for (int i = 0; i < kSize; ++i) out[i] *= factor_[i / 2 % 2];
   }
 
-  // Probabilities as the left operand of the next product.
+  // Adds up probabilities and makes them the left operand of the next product. Not done along with
+  // the exponentials: a warp would wait for each of them in turn.
   template <int kSize>
-  __device__ static void pack(const float (&score)[kSize], uint32_t (&operand)[kSize / 8][4]) {
+  __device__ void collect(const float (&score)[kSize], uint32_t (&operand)[kSize / 8][4]) {
 #pragma unroll
     for (int i = 0; i < kSize / 2; ++i) {
+      sum_[i % 2][0] += score[2 * i];
+      sum_[i % 2][1] += score[2 * i + 1];
       operand[i / 4][i % 4] = pack_pair<T>(score[2 * i], score[2 * i + 1]);
     }
   }
