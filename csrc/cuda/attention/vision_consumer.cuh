@@ -12,7 +12,10 @@ class VisionConsumer {
   using T = typename Shape::T;
 
   __device__ VisionConsumer(const VisionTask& task, VisionShared<Shape>& shared)
-      : task_(task), s_(shared), softmax_(task.scale) {}
+      : task_(task), s_(shared), softmax_(task.scale), base_(smem_address(&shared)) {
+    group_ = threadIdx.x / 128;
+    asm volatile("" : "+r"(base_), "+r"(group_));  // keep them instead of computing them again
+  }
 
   // Called by the consumer warpgroups.
   __device__ void run() {
@@ -28,32 +31,68 @@ class VisionConsumer {
  private:
   using Stage = Ring<Shape::kStages>;
   using Cut = KeyCut<Shape>;
+  using Shared = VisionShared<Shape>;
   static constexpr int kScores = Shape::kKeys / 2, kTailScores = kTailKeys / 2;
+  static constexpr int kBlank = 16;
 
-  __device__ static int group() { return threadIdx.x / 128; }
+  // Addresses in shared memory.
+  __device__ uint32_t key_full(int slot) const {
+    return base_ + offsetof(Shared, key_full) + 8 * slot;
+  }
+  __device__ uint32_t key_empty(int slot) const {
+    return base_ + offsetof(Shared, key_empty) + 8 * slot;
+  }
+  __device__ uint32_t value_full(int slot) const {
+    return base_ + offsetof(Shared, value_full) + 8 * slot;
+  }
+  __device__ uint32_t value_empty(int slot) const {
+    return base_ + offsetof(Shared, value_empty) + 8 * slot;
+  }
+  __device__ uint32_t query_full(int slot) const {
+    return base_ + offsetof(Shared, query_full) + 8 * slot;
+  }
+  __device__ uint32_t query_empty(int slot) const {
+    return base_ + offsetof(Shared, query_empty) + 8 * slot;
+  }
+  __device__ uint32_t key(int slot) const {
+    return base_ + offsetof(Shared, key) + slot * Shape::kBlockBytes;
+  }
+  __device__ uint32_t value(int slot) const {
+    return base_ + offsetof(Shared, value) + slot * Shape::kBlockBytes;
+  }
+  __device__ uint32_t key_tail(int slot) const {
+    return base_ + offsetof(Shared, key_tail) + slot * 2 * Shape::kTailSize;
+  }
+  __device__ uint32_t value_tail(int slot) const {
+    return base_ + offsetof(Shared, value_tail) + slot * 2 * Shape::kTailSize;
+  }
+
+  __device__ int group() const { return group_ & 3; }
+
+  __device__ bool blank() const { return (group_ & kBlank) != 0; }
 
   // ---- order among warps
 
   // One arrival for each warp.
-  __device__ static void release(Barrier& empty) {
+  __device__ static void release(uint32_t empty) {
     if (threadIdx.x % 32 == 0) arrive(empty);
   }
-  __device__ static void take_turn() {
+  __device__ void take_turn() const {
     if constexpr (Shape::kTurns) sync_named(1 + group(), 256);
   }
-  __device__ static void pass_turn() {
-    if constexpr (Shape::kTurns) arrive_named(1 + (group() + 1) % Shape::kGroups, 256);
+  __device__ void pass_turn() const {
+    if constexpr (Shape::kTurns) arrive_named(group() == Shape::kGroups - 1 ? 1 : 2 + group(), 256);
   }
 
   // Waits for the next item in which this warpgroup has a tile.
   __device__ bool find_tile() {
     for (;; buffer_.next()) {
-      wait(s_.query_full[buffer_.slot], buffer_.parity);
+      wait(query_full(buffer_.slot), buffer_.parity);
       const int tiles = s_.items[buffer_.slot].tiles;
       if (tiles == 0) return false;
       if (group() < tiles) return true;
       stand_by(s_.items[buffer_.slot].len);
-      release(s_.query_empty[buffer_.slot]);
+      release(query_empty(buffer_.slot));
     }
   }
 
@@ -62,10 +101,10 @@ class VisionConsumer {
     for (int step = Cut(len).steps(); step > 0; --step, ring_.next()) {
       take_turn();
       pass_turn();
-      wait(s_.key_full[ring_.slot], ring_.parity);
-      release(s_.key_empty[ring_.slot]);
-      wait(s_.value_full[ring_.slot], ring_.parity);
-      release(s_.value_empty[ring_.slot]);
+      wait(key_full(ring_.slot), ring_.parity);
+      release(key_empty(ring_.slot));
+      wait(value_full(ring_.slot), ring_.parity);
+      release(value_empty(ring_.slot));
     }
   }
 
@@ -73,8 +112,9 @@ class VisionConsumer {
 
   // score = Q K^T for as many keys as it has columns, which lie in panels of kRows rows.
   template <int kRows, int kSize>
-  __device__ void multiply_keys(float (&score)[kSize], const T* keys) {
-    const uint64_t a = describe_k_major(s_.query[buffer_.slot][group()]);
+  __device__ void multiply_keys(float (&score)[kSize], uint32_t keys) {
+    const uint64_t a =
+        describe_k_major(base_ + (buffer_.slot * Shape::kGroups + group()) * Shape::kTileBytes);
     const uint64_t b = describe_k_major(keys);
     pin(score);
     wgmma_fence();
@@ -88,15 +128,17 @@ class VisionConsumer {
 
   // out_ += P V.
   template <int kRows, int kSteps>
-  __device__ void multiply_values(uint32_t (&probability)[kSteps][4], const T* values) {
-    const uint64_t b = describe_mn_major(values, kRows * 128);
+  __device__ void multiply_values(uint32_t (&probability)[kSteps][4], uint32_t values) {
+    // The distance to the panel of columns beyond 64.
+    const uint32_t panel = Shape::kOnes ? base_ + offsetof(Shared, ones) - values : kRows * 128;
+    const uint64_t b = describe_mn_major(values, panel);
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) pin(probability[k]);
     pin(out_);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
-      Wgmma<T, Shape::kHeadDim>::template rs<1>(out_, probability[k], advance(b, k * 128), true);
+      Wgmma<T, Shape::kOutColumns>::template rs<1>(out_, probability[k], advance(b, k * 128), true);
     }
     wgmma_commit();
   }
@@ -105,21 +147,21 @@ class VisionConsumer {
   __device__ void finish_keys(float (&score)[kSize]) {
     wgmma_wait<kPending>();
     pin(score);
-    release(s_.key_empty[ring_.slot]);
+    release(key_empty(ring_.slot));
   }
   __device__ void finish_values(int slot) {
     wgmma_wait<0>();
     pin(out_);
-    release(s_.value_empty[slot]);
+    release(value_empty(slot));
   }
 
   // ---- steps
 
   // The first block of an item, with no product pending.
   __device__ void begin() {
-    wait(s_.key_full[ring_.slot], ring_.parity);
+    wait(key_full(ring_.slot), ring_.parity);
     take_turn();
-    multiply_keys<Shape::kKeys>(score_, s_.key[ring_.slot]);
+    multiply_keys<Shape::kKeys>(score_, key(ring_.slot));
     wgmma_commit();
     pass_turn();
     finish_keys<0>(score_);
@@ -136,7 +178,7 @@ class VisionConsumer {
       if (--steps == 0) {
         done = buffer_.slot;
         buffer_.next();
-        wait(s_.query_full[buffer_.slot], buffer_.parity);
+        wait(query_full(buffer_.slot), buffer_.parity);
         const VisionItem& next = s_.items[buffer_.slot];
         const Cut cut(next.len);
         if (group() >= next.tiles || cut.is_short()) return finish(done);
@@ -152,12 +194,12 @@ class VisionConsumer {
   __device__ void step(int done) {
     const Stage current = ring_;
     ring_.next();
-    wait(s_.key_full[ring_.slot], ring_.parity);
+    wait(key_full(ring_.slot), ring_.parity);
     take_turn();
-    multiply_keys<Shape::kKeys>(score_, s_.key[ring_.slot]);
+    multiply_keys<Shape::kKeys>(score_, key(ring_.slot));
     wgmma_commit();
-    wait(s_.value_full[current.slot], current.parity);
-    multiply_values<Shape::kKeys>(probability_, s_.value[current.slot]);
+    wait(value_full(current.slot), current.parity);
+    multiply_values<Shape::kKeys>(probability_, value(current.slot));
     pass_turn();
     finish_keys<1>(score_);
     if (done >= 0) {
@@ -166,16 +208,16 @@ class VisionConsumer {
       soften_first();
       return;
     }
-    const bool grown = !blank_ && softmax_.template update<Shape::kPolynomials>(score_);
+    const bool grown = !blank() && softmax_.template update<Shape::kPolynomials>(score_);
     finish_values(current.slot);
     if (grown) softmax_.rescale(out_);
-    softmax_.collect(score_, probability_);
+    softmax_.template collect<!Shape::kOnes>(score_, probability_);
   }
 
   // P V of the last block, and output.
   __device__ void finish(int done) {
-    wait(s_.value_full[ring_.slot], ring_.parity);
-    multiply_values<Shape::kKeys>(probability_, s_.value[ring_.slot]);
+    wait(value_full(ring_.slot), ring_.parity);
+    multiply_values<Shape::kKeys>(probability_, value(ring_.slot));
     finish_values(ring_.slot);
     ring_.next();
     store(done);
@@ -191,20 +233,20 @@ class VisionConsumer {
     const int keys = s_.items[buffer_.slot].len;
     float score[32];
     uint32_t probability[4][4];
-    softmax_.reset();
-    wait(s_.key_full[ring_.slot], ring_.parity);
+    wait(key_full(ring_.slot), ring_.parity);
     take_turn();
-    multiply_keys<Shape::kKeys>(score, s_.key[ring_.slot]);
+    multiply_keys<Shape::kKeys>(score, key(ring_.slot));
     wgmma_commit();
     pass_turn();
     finish_keys<0>(score);
     Softmax<T>::mask(score, keys);
-    softmax_.template update<0>(score);
-    softmax_.collect(score, probability);
-    wait(s_.value_full[ring_.slot], ring_.parity);
+    float none[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+    softmax_.template start<0>(score, none);
+    softmax_.template collect<!Shape::kOnes>(score, probability);
+    wait(value_full(ring_.slot), ring_.parity);
 #pragma unroll
     for (float& o : out_) o = 0.0f;
-    multiply_values<Shape::kKeys>(probability, s_.value[ring_.slot]);
+    multiply_values<Shape::kKeys>(probability, value(ring_.slot));
     finish_values(ring_.slot);
     ring_.next();
     store(buffer_.slot);
@@ -217,22 +259,21 @@ class VisionConsumer {
     const Cut cut(item.len);
     float score[kTailScores];
     uint32_t probability[kTailKeys / 16][4];
-    multiply_keys<kTailKeys>(score, s_.key_tail[buffer_.slot]);
+    multiply_keys<kTailKeys>(score, key_tail(buffer_.slot));
     wgmma_commit();
-    softmax_.reset();
-    blank_ = first_row(item) >= item.len;
+    group_ = group() | (first_row(item) >= item.len ? kBlank : 0);
     wgmma_wait<0>();
     pin(score);
-    if (!blank_) {
+    if (!blank()) {
       if (cut.head > 0) Softmax<T>::mask(score_, cut.head);
       Softmax<T>::mask(score, cut.tail);
-      softmax_.template update<Shape::kPolynomials>(score_, score);
+      softmax_.template start<Shape::kPolynomials>(score_, score);
     }
-    softmax_.collect(score_, probability_);
-    softmax_.collect(score, probability);
+    softmax_.template collect<!Shape::kOnes>(score_, probability_);
+    softmax_.template collect<!Shape::kOnes>(score, probability);
 #pragma unroll
     for (float& o : out_) o = 0.0f;
-    multiply_values<kTailKeys>(probability, s_.value_tail[buffer_.slot]);
+    multiply_values<kTailKeys>(probability, value_tail(buffer_.slot));
     wgmma_wait<0>();
     pin(out_);
   }
@@ -247,10 +288,15 @@ class VisionConsumer {
     T* out = static_cast<T*>(task_.out) + (item.begin + row) * task_.out_stride[0] +
              item.head * task_.out_stride[1] + threadIdx.x % 4 * 8;
     __syncwarp();
-    release(s_.query_empty[buffer]);
+    release(query_empty(buffer));
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float inverse = softmax_.inverse_sum(r);
+      float inverse;
+      if constexpr (Shape::kOnes) {
+        inverse = 1.0f / out_[Shape::kHeadDim / 2 + 2 * r];
+      } else {
+        inverse = softmax_.inverse_sum(r);
+      }
       T* to = out + r * 8 * task_.out_stride[0];
 #pragma unroll
       for (int first = 0; first < Shape::kHeadDim; first += 32) {
@@ -286,9 +332,12 @@ class VisionConsumer {
   VisionShared<Shape>& s_;
   Stage ring_;
   Ring<Shape::kQueryBuffers> buffer_;
-  bool blank_;  // none of this warp's rows exist: no softmax, and anything may come out
+  // Of the warpgroup, | kBlank if none of this warp's rows exist: then no softmax, and anything may
+  // come out.
+  int group_;
+  uint32_t base_;  // of the shared memory
   Softmax<T> softmax_;
-  float score_[kScores], out_[Shape::kHeadDim / 2];
+  float score_[kScores], out_[Shape::kOutColumns / 2];
   uint32_t probability_[kScores / 8][4];
 };
 

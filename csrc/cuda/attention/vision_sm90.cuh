@@ -40,6 +40,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     init_barrier(shared.head_landed, 1);
     fence_barrier_init();
   }
+  if constexpr (Shape::kOnes) {
+    for (auto i = threadIdx.x; i < Shape::kKeys * 64; i += Shape::kThreads) {
+      shared.ones[i] = from_float<typename Shape::T>(1.0f);
+    }
+    fence_proxy_async();
+  }
   __syncthreads();
   if (threadIdx.x / 128 == Shape::kGroups) {
     give_registers<Shape::kProducerRegisters>();
