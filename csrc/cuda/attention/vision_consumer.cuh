@@ -165,7 +165,9 @@ class VisionConsumer {
     wgmma_commit();
     pass_turn();
     finish_keys<0>(score_);
-    soften_first();
+    float tail[kTailScores];
+    ask_tail(tail);
+    soften_first(tail);
   }
 
   // Runs over this item and those that can be joined to it. Between steps P of a block awaits its
@@ -204,8 +206,10 @@ class VisionConsumer {
     finish_keys<1>(score_);
     if (done >= 0) {
       finish_values(current.slot);
+      float tail[kTailScores];
+      ask_tail(tail);
       store(done);
-      soften_first();
+      soften_first(tail);
       return;
     }
     const bool grown = !blank() && softmax_.template update<Shape::kPolynomials>(score_);
@@ -253,40 +257,42 @@ class VisionConsumer {
     buffer_.next();
   }
 
+  // S of the tail.
+  __device__ void ask_tail(float (&tail)[kTailScores]) {
+    multiply_keys<kTailKeys>(tail, key_tail(buffer_.slot));
+    wgmma_commit();
+  }
+
   // Softmax of an item's first block together with the tail, whose P V is taken at once.
-  __device__ void soften_first() {
+  __device__ void soften_first(float (&tail)[kTailScores]) {
     const VisionItem& item = s_.items[buffer_.slot];
     const Cut cut(item.len);
-    float score[kTailScores];
     uint32_t probability[kTailKeys / 16][4];
-    multiply_keys<kTailKeys>(score, key_tail(buffer_.slot));
-    wgmma_commit();
     group_ = group() | (first_row(item) >= item.len ? kBlank : 0);
     wgmma_wait<0>();
-    pin(score);
+    pin(tail);
     if (!blank()) {
       if (cut.head > 0) Softmax<T>::mask(score_, cut.head);
-      Softmax<T>::mask(score, cut.tail);
-      softmax_.template start<Shape::kPolynomials>(score_, score);
+      Softmax<T>::mask(tail, cut.tail);
+      softmax_.template start<Shape::kPolynomials>(score_, tail);
     }
-    softmax_.template collect<!Shape::kOnes>(score_, probability_);
-    softmax_.template collect<!Shape::kOnes>(score, probability);
+    softmax_.template collect<!Shape::kOnes>(tail, probability);
 #pragma unroll
     for (float& o : out_) o = 0.0f;
     multiply_values<kTailKeys>(probability, value_tail(buffer_.slot));
+    softmax_.template collect<!Shape::kOnes>(score_, probability_);
     wgmma_wait<0>();
     pin(out_);
   }
 
   // ---- output
 
-  // Normalises and writes the rows that exist, 64 bytes of each at once: the four threads of a row
-  // exchange what they have of four neighbouring groups of eight columns.
+  // Normalises and writes the rows that exist.
   __device__ void store(int buffer) {
     const VisionItem& item = s_.items[buffer];
     const int row = first_row(item) + threadIdx.x % 32 / 4, rows = item.len - row;
     T* out = static_cast<T*>(task_.out) + (item.begin + row) * task_.out_stride[0] +
-             item.head * task_.out_stride[1] + threadIdx.x % 4 * 8;
+             item.head * task_.out_stride[1] + threadIdx.x % 4 * 2;
     __syncwarp();
     release(query_empty(buffer));
 #pragma unroll
@@ -297,35 +303,14 @@ class VisionConsumer {
       } else {
         inverse = softmax_.inverse_sum(r);
       }
+      if (r * 8 >= rows) continue;
       T* to = out + r * 8 * task_.out_stride[0];
 #pragma unroll
-      for (int first = 0; first < Shape::kHeadDim; first += 32) {
-        uint32_t pair[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const float* o = &out_[first / 2 + 4 * j + 2 * r];
-          pair[j] = pack_pair<T>(o[0] * inverse, o[1] * inverse);
-        }
-        const uint4 eight = exchange(pair);
-        if (r * 8 < rows) *reinterpret_cast<uint4*>(to + first) = eight;
+      for (int d = 0; d < Shape::kHeadDim; d += 8) {
+        const float* o = &out_[d / 2 + 2 * r];
+        *reinterpret_cast<uint32_t*>(to + d) = pack_pair<T>(o[0] * inverse, o[1] * inverse);
       }
     }
-  }
-
-  // Thread q of four gives pair q of each of four packs and gets pack q.
-  __device__ static uint4 exchange(const uint32_t (&pair)[4]) {
-    const bool odd = threadIdx.x % 2 == 1, high = threadIdx.x % 4 >= 2;
-    const uint32_t mine[2] = {odd ? pair[1] : pair[0], odd ? pair[3] : pair[2]};
-    uint32_t other[2] = {odd ? pair[0] : pair[1], odd ? pair[2] : pair[3]};
-#pragma unroll
-    for (uint32_t& o : other) o = __shfl_xor_sync(kAllLanes, o, 1);
-    const uint2 packs[2] = {odd ? uint2{other[0], mine[0]} : uint2{mine[0], other[0]},
-                            odd ? uint2{other[1], mine[1]} : uint2{mine[1], other[1]}};
-    const uint2 half = high ? packs[1] : packs[0];
-    uint2 from = high ? packs[0] : packs[1];
-    from.x = __shfl_xor_sync(kAllLanes, from.x, 2);
-    from.y = __shfl_xor_sync(kAllLanes, from.y, 2);
-    return high ? uint4{from.x, from.y, half.x, half.y} : uint4{half.x, half.y, from.x, from.y};
   }
 
   const VisionTask& task_;
