@@ -1,0 +1,200 @@
+// Hands out a worker's items of prefill attention: first whole ones in rounds, then its part of the
+// rest, which may begin and end within an item. An item that several workers have pieces of is
+// merged by whoever finishes last (prefill_merge.cuh).
+#pragma once
+
+#include "cuda/attention/prefill_schedule.cuh"
+
+namespace lightvl::cuda {
+
+template <int kKeys>
+class PrefillSchedule {
+ public:
+  __device__ PrefillSchedule(const PagedAttentionWork& work, const PrefillShape& shape,
+                             PrefillPlan& plan, int worker, int num_workers)
+      : items_(work, shape, plan), plan_(plan), worker_(worker), workers_(num_workers) {
+#pragma unroll 1
+    for (int i = lane(); i < workers_; i += 32) plan_.load[i] = 0;
+    // Little work in one round is not worth the search for a better way.
+    whole_ = items_.count() <= workers_ && items_.longest() <= kFew;
+  }
+
+  // The next item; false if there is none.
+  __device__ bool next(PrefillItem& item) {
+    while (begin_ < 0) {
+      if (round_ * workers_ >= items_.count()) return false;
+      if (!whole_ && !deal()) {
+        share_out();
+        continue;
+      }
+      const int number = number_of(worker_, round_++);
+      if (number >= items_.count()) continue;
+      items_.describe(number, item);
+      return true;
+    }
+    return next_shared(item);
+  }
+
+ private:
+  static constexpr int kFew = 8, kLeastPart = 8, kMergeCost = 3;
+
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  __device__ int number_of(int worker, int round) const {
+    return round * workers_ + (round % 2 == 0 ? worker : workers_ - 1 - worker);
+  }
+
+  // Adds a round to the loads; false, and it doesn't, if a worker would get more than its share and
+  // the rest is not too long to be shared out.
+  __device__ bool deal() {
+    int most = 0;
+#pragma unroll 1
+    for (int worker = lane(); worker < workers_; worker += 32) {
+      most = max(most, plan_.load[worker] + items_.cost(number_of(worker, round_)));
+    }
+    most = warp_reduce(most, Max{});
+    const int rest = items_.count() - round_ * workers_;
+    if (most * workers_ > items_.total_cost() && rest <= PrefillPlan::kMostRest) return false;
+#pragma unroll 1
+    for (int worker = lane(); worker < workers_; worker += 32) {
+      plan_.load[worker] += items_.cost(number_of(worker, round_));
+    }
+    return true;
+  }
+
+  // Cuts what was not dealt into parts, or decides to go on dealing.
+  __device__ void share_out() {
+    first_ = round_ * workers_;
+    const int rest = items_.count() - first_;
+    int total = 0;
+#pragma unroll 1
+    for (int base = 0; base < rest; base += 32) {
+      const int cost = base + lane() < rest ? items_.cost(first_ + base + lane()) : 0;
+      const int sum = inclusive_sum(cost);
+      if (base + lane() < rest) plan_.begin[base + lane()] = total + sum - cost;
+      total += __shfl_sync(kAllLanes, sum, 31);
+    }
+    if (lane() == 0) plan_.begin[rest] = total;
+    const int level = cut_rest(total);
+    int longest = 0;
+#pragma unroll 1
+    for (int worker = lane(); worker < workers_; worker += 32) {
+      int load = plan_.load[worker];
+#pragma unroll 1
+      for (int round = round_; round * workers_ < items_.count(); ++round) {
+        load += items_.cost(number_of(worker, round));
+      }
+      longest = max(longest, load);
+    }
+    longest = warp_reduce(longest, Max{});
+    __syncwarp();
+    whole_ = longest <= level + kMergeCost;
+    if (whole_) return;
+    at_ = 0;
+    begin_ = end_ = total;
+    if (sharer_ < 0) return;
+    begin_ = plan_.cut[sharer_];
+    end_ = plan_.cut[sharer_ + 1];
+#pragma unroll 1
+    for (int end = rest; at_ + 1 < end;) {  // the last item that doesn't begin beyond begin_
+      const int middle = (at_ + end) / 2;
+      (plan_.begin[middle] <= begin_ ? at_ : end) = middle;
+    }
+  }
+
+  // Cuts costs [0, total) so that every worker comes to the same load, which it returns; a worker
+  // that would get little gets none.
+  __device__ int cut_rest(int total) {
+    const int level = level_for(total);
+    int room = 0;  // of the workers before
+#pragma unroll 1
+    for (int base = 0; base < workers_ && room < total; base += 32) {
+      const int part = part_of(base + lane(), level), sum = inclusive_sum(part);
+      const int begin = room + sum - part;
+      const bool takes = part > 0 && begin < total;
+      const unsigned takers = __ballot_sync(kAllLanes, takes);
+      const int sharer = takes ? sharers_ + __popc(takers & ((1u << lane()) - 1)) : -1;
+      if (takes) plan_.cut[sharer] = begin;
+      const int mine = __shfl_sync(kAllLanes, sharer, worker_ % 32);
+      if (worker_ / 32 * 32 == base) sharer_ = mine;
+      room += __shfl_sync(kAllLanes, sum, 31);
+      sharers_ += __popc(takers);
+    }
+    if (lane() == 0) plan_.cut[sharers_] = total;
+    __syncwarp();
+    return level;
+  }
+
+  __device__ int part_of(int worker, int level) const {
+    const int part = worker < workers_ ? level - plan_.load[worker] : 0;
+    return part >= kLeastPart ? part : 0;
+  }
+
+  // The least level at which the workers' parts hold `total`.
+  __device__ int level_for(int total) const {
+    int low = 0, high = max((total + workers_ - 1) / workers_, kLeastPart);
+    if (round_ == 0) return high;
+#pragma unroll 1
+    for (int worker = lane(); worker < workers_; worker += 32) low = max(low, plan_.load[worker]);
+    high += warp_reduce(low, Max{});
+#pragma unroll 1
+    for (low = 0; low + 1 < high;) {
+      const int middle = (low + high) / 2;
+      int room = 0;
+#pragma unroll 1
+      for (int worker = lane(); worker < workers_; worker += 32) room += part_of(worker, middle);
+      (warp_reduce(room, Sum{}) < total ? low : high) = middle;
+    }
+    return high;
+  }
+
+  __device__ bool next_shared(PrefillItem& item) {
+    if (begin_ < end_) {
+      const int item_begin = plan_.begin[at_], item_end = plan_.begin[at_ + 1];
+      items_.describe(first_ + at_, item);
+      const int blocks = item.block_end;
+      const auto block_at = [&](int at) {
+        return static_cast<int>(int64_t{at - item_begin} * blocks / (item_end - item_begin));
+      };
+      if (item_begin < begin_) item.block_begin = block_at(begin_);
+      if (end_ < item_end) item.block_end = block_at(end_);
+      if (item_begin < begin_ || end_ < item_end) {
+        item.first_sharer = sharer_at(item_begin);
+        item.last_sharer = sharer_at(item_end - 1);
+        item.piece = item.piece_of(sharer_);
+      }
+      begin_ = item_end;
+      ++at_;
+      return true;
+    }
+    return false;
+  }
+
+  // The last sharer whose part doesn't begin beyond `at`.
+  __device__ int sharer_at(int at) const {
+    int sharer = 0;
+#pragma unroll 1
+    for (int end = sharers_; sharer + 1 < end;) {
+      const int middle = (sharer + end) / 2;
+      (plan_.cut[middle] <= at ? sharer : end) = middle;
+    }
+    return sharer;
+  }
+
+  __device__ static int inclusive_sum(int sum) {
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+      const int other = __shfl_up_sync(kAllLanes, sum, step);
+      if (lane() >= step) sum += other;
+    }
+    return sum;
+  }
+
+  PrefillItems<kKeys> items_;
+  PrefillPlan& plan_;
+  int worker_, workers_, round_ = 0;
+  bool whole_;
+  int first_, sharers_ = 0, sharer_ = -1;  // number of the rest's first item
+  int at_, begin_ = -1, end_ = -1;         // the next item of the rest; this worker's part
+};
+
+}  // namespace lightvl::cuda
