@@ -27,7 +27,7 @@ template <class Config>
 __device__ void hand_out_items(const PagedAttentionWork& work, const PrefillShape& shape,
                                PrefillShared<Config>& shared) {
   PrefillSchedule<Config::kKeys> schedule(work, shape, shared.plan);
-  Ring<Config::kQueryStages> ring;
+  PrefillRing<Config::kQueryStages> ring;
   PrefillItem item;
   for (bool more = true; more; ring.advance()) {
     more = schedule.next(item);
