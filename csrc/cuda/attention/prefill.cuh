@@ -1,9 +1,9 @@
 // Chunked prefill attention over pages of keys and values, causal, for sm_90a.
 //
-// A block of threads is a warpgroup of producers and two or three consumer warpgroups, each of which
-// owns 64 rows (new token, query head of the group) of a tile. Q, K and V lie in shared memory as
-// panels of 64 columns with the 128-byte swizzle, as TMA writes and wgmma reads them; O, S and P in
-// the consumers' registers.
+// A block of threads is a warpgroup of producers and two or three consumer warpgroups, each of
+// which owns 64 rows (new token, query head of the group) of a tile. Q, K and V lie in shared
+// memory as panels of 64 columns with the 128-byte swizzle, as TMA writes and wgmma reads them; O,
+// S and P in the consumers' registers.
 //
 //   warp 0        items: which tile over which keys         (prefill_schedule, prefill_share)
 //   warp 1        K and V, each page a TMA box, two slots each                 (prefill_load)
@@ -12,9 +12,9 @@
 //   warpgroup 2   softmax of S       | S = Q K'  O += P V | softmax of S
 //
 // S of a block is issued before P V of the one before, so that a warpgroup's softmax runs under its
-// own P V, too; named barriers hand the tensor cores from one warpgroup to the other. Blocks of keys
-// go from the last, which holds the diagonal, to the first. The grid is one block an SM; mbarriers
-// run on from item to item, so that the next one is loaded while this one is finished.
+// own P V, too; named barriers hand the tensor cores from one warpgroup to the other. Blocks of
+// keys go from the last, which holds the diagonal, to the first. The grid is one block an SM;
+// mbarriers run on from item to item, so that the next one is loaded while this one is finished.
 #pragma once
 
 #include "cuda/attention/prefill_attend.cuh"
