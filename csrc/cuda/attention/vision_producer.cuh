@@ -12,13 +12,16 @@ class VisionProducer {
   __device__ VisionProducer(const VisionTask& task, VisionShared<Shape>& shared)
       : task_(task), s_(shared) {}
 
-  // Called by one warp.
+  // Called by one warp. An item's queries are asked for in the middle of the item before.
   __device__ void run() {
     Ring<Shape::kQueryBuffers> buffer;
-    for (int32_t index = blockIdx.x;; index += gridDim.x, buffer.next()) {
-      const VisionItem item = find_item(task_.cut, index);
-      load_queries(item, buffer);
-      if (item.tiles == 0) return;
+    int32_t index = blockIdx.x;
+    VisionItem item = find_item(task_.cut, index);
+    load_queries(item, buffer);
+    while (item.tiles > 0) {
+      buffer.next();
+      index += gridDim.x;
+      const VisionItem next = find_item(task_.cut, index);
       const KeyCut<Shape> cut(item.len);
       const int columns = cut.head_columns(), head_slot = ring_.slot;
       const bool filled = cut.head > 0 && cut.head < columns;
@@ -27,12 +30,18 @@ class VisionProducer {
         load_values(item, cut.blocks, filled ? s_.head_landed : s_.value_full[ring_.slot]);
         ring_.next();
       }
+      const int middle = min(cut.blocks - 1, Shape::kStages);
       for (int block = 0; block < cut.blocks; ++block, ring_.next()) {
         load_keys(item, block);
         if (block == 0 && filled) fill_head(cut.head, columns, head_slot);
         load_values(item, block, s_.value_full[ring_.slot]);
+        if (block == middle) load_queries(next, buffer);
       }
-      if (cut.blocks == 0 && filled) fill_head(cut.head, columns, head_slot);
+      if (cut.blocks == 0) {
+        if (filled) fill_head(cut.head, columns, head_slot);
+        load_queries(next, buffer);
+      }
+      item = next;
     }
   }
 

@@ -10,15 +10,18 @@ namespace lightvl::cuda {
 constexpr int kTailKeys = 16;
 
 template <class T_, int kHeadDim_, int kGroups_, int kKeys_, int kStages_, int kQueryBuffers_,
-          bool kInterleaved_ = false, int kPolynomials_ = 0>
+          bool kTurns_ = true, int kPolynomials_ = 0, bool kOnes_ = false>
 struct VisionShape {
   using T = T_;
   static constexpr int kHeadDim = kHeadDim_, kPanels = kHeadDim / 64;
   static constexpr int kGroups = kGroups_;  // consumer warpgroups
   static constexpr int kKeys = kKeys_;      // of a block
   static constexpr int kStages = kStages_, kQueryBuffers = kQueryBuffers_;
-  static constexpr bool kInterleaved = kInterleaved_;
+  static constexpr bool kTurns = kTurns_;
   static constexpr int kPolynomials = kPolynomials_;  // exponentials of every 8
+  // V gets eight more columns, of ones, so that O holds the sums of P.
+  static constexpr bool kOnes = kOnes_;
+  static constexpr int kOutColumns = kHeadDim + (kOnes ? 8 : 0);
   static constexpr int kThreads = 128 * (kGroups + 1);
   static constexpr int kTileSize = kTileRows * kHeadDim, kBlockSize = kKeys * kHeadDim;
   static constexpr int kTileBytes = 2 * kTileSize, kBlockBytes = 2 * kBlockSize;
@@ -26,11 +29,12 @@ struct VisionShape {
   // Registers of a thread: the block's are handed out per warpgroup.
   static constexpr int kConsumerRegisters = kGroups == 2 ? 240 : 160;
   static constexpr int kProducerRegisters = kGroups == 2 ? 24 : 32;
+  static_assert(!kOnes || kHeadDim == 64);  // else the panel of ones would have to follow each V
   static_assert(kKeys % 16 == 0 && kKeys > 64 && (kGroups == 2 || kGroups == 3));
 };
 
-// How a segment's keys are cut: `head` keys that don't fill a block, whole blocks, and a tail of few
-// keys, which is taken together with the first block.
+// How a segment's keys are cut: `head` keys that don't fill a block, whole blocks, and a tail of
+// few keys, which is taken together with the first block.
 template <class Shape>
 struct KeyCut {
   int head, blocks, tail;
@@ -57,6 +61,7 @@ struct VisionShared {
   alignas(1024) T value[Shape::kStages][Shape::kBlockSize];
   alignas(1024) T key_tail[Shape::kQueryBuffers][Shape::kTailSize];
   alignas(1024) T value_tail[Shape::kQueryBuffers][Shape::kTailSize];
+  alignas(1024) T ones[Shape::kOnes ? Shape::kKeys * 64 : 8];
   Barrier query_full[Shape::kQueryBuffers], query_empty[Shape::kQueryBuffers];
   Barrier key_full[Shape::kStages], key_empty[Shape::kStages];
   Barrier value_full[Shape::kStages], value_empty[Shape::kStages];

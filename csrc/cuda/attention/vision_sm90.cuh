@@ -16,6 +16,7 @@
 
 #include "cuda/attention/vision_consumer.cuh"
 #include "cuda/attention/vision_producer.cuh"
+#include "cuda/common/device.cuh"
 #include "cuda/launchers.h"
 
 namespace lightvl::cuda {
@@ -26,6 +27,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   extern __shared__ __align__(1024) unsigned char bytes[];
   auto& shared = *reinterpret_cast<VisionShared<Shape>*>(bytes);
   if (threadIdx.x == 0) {
+    prefetch_map(task.query);
+    prefetch_map(task.key);
+    prefetch_map(task.value);
     constexpr int kConsumerWarps = 4 * Shape::kGroups;
     for (int i = 0; i < Shape::kQueryBuffers; ++i) {
       init_barrier(shared.query_full[i], 2);
@@ -39,6 +43,12 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     }
     init_barrier(shared.head_landed, 1);
     fence_barrier_init();
+  }
+  if constexpr (Shape::kOnes) {
+    for (auto i = threadIdx.x; i < Shape::kKeys * 64; i += Shape::kThreads) {
+      shared.ones[i] = from_float<typename Shape::T>(1.0f);
+    }
+    fence_proxy_async();
   }
   __syncthreads();
   if (threadIdx.x / 128 == Shape::kGroups) {
@@ -94,8 +104,7 @@ CUtensorMap vision_map(const void* base, const int64_t (&stride)[2], int rows, i
 }
 
 template <class Shape>
-cudaError_t launch_vision_shape(const VisionAttentionWork& work, cudaStream_t stream,
-                                int32_t tiles_an_item = 0) {
+cudaError_t launch_vision_shape(const VisionAttentionWork& work, cudaStream_t stream) {
   const VisionAttentionParams& p = work.params;
   const int64_t tiles = (work.max_len + kTileRows - 1) / kTileRows;
   if (p.num_seqs * p.num_heads * tiles * work.num_tokens == 0) return cudaSuccess;
@@ -116,18 +125,13 @@ cudaError_t launch_vision_shape(const VisionAttentionWork& work, cudaStream_t st
                   {p.out_stride[0], p.out_stride[1]},
                   p.scale};
   if (status != cudaSuccess) return status;
-  int device = 0, blocks = 0;
-  status = cudaGetDevice(&device);
-  if (status != cudaSuccess) return status;
-  status = cudaDeviceGetAttribute(&blocks, cudaDevAttrMultiProcessorCount, device);
-  if (status != cudaSuccess) return status;
-  task.cut.tiles_an_item =
-      tiles_an_item > 0 ? tiles_an_item : choose_tiles(task.cut, work.max_len, blocks);
+  const int64_t blocks = device_attribute<cudaDevAttrMultiProcessorCount>();
+  task.cut.tiles_an_item = choose_tiles(task.cut, work.max_len, blocks);
   const int64_t items =
       (tiles + task.cut.tiles_an_item - 1) / task.cut.tiles_an_item * p.num_heads * p.num_seqs;
-  const auto kernel = vision_attention_sm90_kernel<Shape>;
+  constexpr auto kernel = vision_attention_sm90_kernel<Shape>;
   constexpr int kBytes = sizeof(VisionShared<Shape>);
-  status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  status = allow_shared_memory<kernel>(kBytes);
   if (status != cudaSuccess) return status;
   kernel<<<static_cast<unsigned>(std::min<int64_t>(blocks, items)), Shape::kThreads, kBytes,
            stream>>>(task);
@@ -135,12 +139,17 @@ cudaError_t launch_vision_shape(const VisionAttentionWork& work, cudaStream_t st
 }
 
 template <class T, int kHeadDim>
-using VisionChoice =
-    std::conditional_t<kHeadDim == 64, VisionShape<T, 64, 3, 128, 4, 2>,
-                       VisionShape<T, 128, 2, 128, 2, 2>>;
+using VisionChoice = std::conditional_t<kHeadDim == 64, VisionShape<T, 64, 3, 128, 4, 2>,
+                                        VisionShape<T, 128, 2, 128, 2, 2>>;
+
+// The kernel for sm_80, instantiated elsewhere.
+template <class T, int kHeadDim>
+cudaError_t launch_vision_attention(const VisionAttentionWork& work, cudaStream_t stream);
 
 template <class T, int kHeadDim>
 cudaError_t launch_vision_sm90(const VisionAttentionWork& work, cudaStream_t stream) {
+  // Here the largest score is the one of the largest probability.
+  if (!(work.params.scale > 0.0f)) return launch_vision_attention<T, kHeadDim>(work, stream);
   return launch_vision_shape<VisionChoice<T, kHeadDim>>(work, stream);
 }
 

@@ -49,87 +49,30 @@ class Softmax {
     }
   }
 
-  // Forgets the rows so far.
-  __device__ void reset() {
+  // A row's first scores, in two parts, become probabilities.
+  template <int kPolynomials, int kSize, int kMore>
+  __device__ void start(float (&score)[kSize], float (&more)[kMore]) {
+    const Rows most = maxima(score), other = maxima(more);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      reference_[r] = -INFINITY;
+      reference_[r] = row_maximum(fmaxf(most.of[r], other.of[r])) * scale_;
       sum_[r][0] = sum_[r][1] = 0.0f;
     }
+    subtract_reference(score);
+    subtract_reference(more);
+    exponentiate<kPolynomials>(score);
+    exponentiate<0>(more);
   }
 
-  // Turns scores into probabilities. Returns whether what was summed must be multiplied by factor().
+  // Further scores become probabilities. Returns whether what was summed must be rescaled.
   template <int kPolynomials, int kSize>
   __device__ bool update(float (&score)[kSize]) {
-    const bool grown = settle(maxima(score));
-    exponentiate<kPolynomials>(score, 0, kSize);
-    return grown;
-  }
-
-  // The same of two parts of a row.
-  template <int kPolynomials, int kSize, int kMore>
-  __device__ bool update(float (&score)[kSize], float (&more)[kMore]) {
-    Maxima most = maxima(score);
-    const Maxima other = maxima(more);
-    for (int r = 0; r < 2; ++r) most.of[r] = fmaxf(most.of[r], other.of[r]);
-    const bool grown = settle(most);
-    exponentiate<kPolynomials>(score, 0, kSize);
-    exponentiate<0>(more, 0, kMore);
-    return grown;
-  }
-
-  struct Maxima {
-    float of[2];
-  };
-
-  // Largest of this thread's scores in either row.
-  template <int kSize>
-  __device__ static Maxima maxima(const float (&score)[kSize]) {
-    float most[2][2];
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) {
-      float& m = most[i / 2 % 2][i % 2];
-      m = i < 4 ? score[i] : fmaxf(m, score[i]);
-    }
-    return {fmaxf(most[0][0], most[0][1]), fmaxf(most[1][0], most[1][1])};
-  }
-
-  // Moves the references if the rows' maxima have outgrown them.
-  __device__ bool settle(Maxima most) {
-    bool grown = false;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      most.of[r] = fmaxf(most.of[r], __shfl_xor_sync(kAllLanes, most.of[r], 1));
-      most.of[r] = fmaxf(most.of[r], __shfl_xor_sync(kAllLanes, most.of[r], 2));
-      grown = grown || (most.of[r] - reference_[r]) * scale_ > kMostGrowth;
-    }
-    grown = __any_sync(kAllLanes, grown);
+    subtract_reference(score);
+    const bool grown = __any_sync(kAllLanes, exceeds(score, kMostGrowth));
     factor_[0] = factor_[1] = 1.0f;
-    if (grown) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const float reference = fmaxf(most.of[r], reference_[r]);
-        factor_[r] = exp2_unit((reference_[r] - reference) * scale_);
-        reference_[r] = reference;
-        sum_[r][0] *= factor_[r];
-        sum_[r][1] *= factor_[r];
-      }
-    }
+    if (grown) grow(score);
+    exponentiate<kPolynomials>(score);
     return grown;
-  }
-
-  // Scores begin to end become probabilities, kPolynomials of every 8 by polynomial.
-  template <int kPolynomials, int kSize>
-  __device__ void exponentiate(float (&score)[kSize], int begin, int end) {
-    const float shift[2] = {reference_[0] * scale_, reference_[1] * scale_};
-#pragma unroll
-    for (int i = begin; i < end; ++i) {
-      const float x = fmaf(score[i], scale_, -shift[i / 2 % 2]);
-      // Spread over the sequence, so that both units are busy all the time.
-      const bool polynomial = (i * kPolynomials) % 8 + kPolynomials > 7;
-      score[i] = polynomial ? exp2_polynomial(x) : exp2_unit(x);
-      sum_[i / 2 % 2][i % 2] += score[i];
-    }
   }
 
   template <int kSize>
@@ -138,11 +81,16 @@ class Softmax {
     for (int i = 0; i < kSize; ++i) out[i] *= factor_[i / 2 % 2];
   }
 
-  // Probabilities as the left operand of the next product.
-  template <int kSize>
-  __device__ static void pack(const float (&score)[kSize], uint32_t (&operand)[kSize / 8][4]) {
+  // Adds up probabilities and makes them the left operand of the next product. Not done along with
+  // the exponentials: a warp would wait for each of them in turn.
+  template <bool kSum, int kSize>
+  __device__ void collect(const float (&score)[kSize], uint32_t (&operand)[kSize / 8][4]) {
 #pragma unroll
     for (int i = 0; i < kSize / 2; ++i) {
+      if constexpr (kSum) {
+        sum_[i % 2][0] += score[2 * i];
+        sum_[i % 2][1] += score[2 * i + 1];
+      }
       operand[i / 4][i % 4] = pack_pair<T>(score[2 * i], score[2 * i + 1]);
     }
   }
@@ -156,8 +104,77 @@ class Softmax {
   }
 
  private:
+  struct Rows {
+    float of[2];
+  };
+
+  // Largest of this thread's scores in either row.
+  template <int kSize>
+  __device__ static Rows maxima(const float (&score)[kSize]) {
+    float most[2][2];
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      float& m = most[i / 2 % 2][i % 2];
+      m = i < 4 ? score[i] : fmaxf(m, score[i]);
+    }
+    return {fmaxf(most[0][0], most[0][1]), fmaxf(most[1][0], most[1][1])};
+  }
+  __device__ static float row_maximum(float most) {
+    most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, 1));
+    return fmaxf(most, __shfl_xor_sync(kAllLanes, most, 2));
+  }
+
+  // Whether one is more than `limit`, which is positive: as integers, positive numbers keep their
+  // order and negative ones lie below, and of integers the largest of three is one instruction.
+  template <int kSize>
+  __device__ static bool exceeds(const float (&score)[kSize], float limit) {
+    int most[4];
+#pragma unroll
+    for (int i = 0; i < kSize; i += 2) {
+      const int a = __float_as_int(score[i]), b = __float_as_int(score[i + 1]);
+      int& m = most[i / 2 % 4];
+      m = i < 8 ? max(a, b) : __vimax3_s32(m, a, b);
+    }
+    return __vimax3_s32(most[0], most[1], max(most[2], most[3])) > __float_as_int(limit);
+  }
+
+  template <int kSize>
+  __device__ void subtract_reference(float (&score)[kSize]) const {
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      score[i] = fmaf(score[i], scale_, -reference_[i / 2 % 2]);
+    }
+  }
+
+  // Moves the references up to the maxima.
+  template <int kSize>
+  __device__ void grow(float (&score)[kSize]) {
+    const Rows most = maxima(score);
+    float growth[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      growth[r] = fmaxf(row_maximum(most.of[r]), 0.0f);
+      reference_[r] += growth[r];
+      factor_[r] = exp2_unit(-growth[r]);
+      sum_[r][0] *= factor_[r];
+      sum_[r][1] *= factor_[r];
+    }
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) score[i] -= growth[i / 2 % 2];
+  }
+
+  // kPolynomials of every 8 by polynomial, spread over both rows and the sequence so that both
+  // units are busy all the time.
+  template <int kPolynomials, int kSize>
+  __device__ static void exponentiate(float (&score)[kSize]) {
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      score[i] = 3 * i % 8 < kPolynomials ? exp2_polynomial(score[i]) : exp2_unit(score[i]);
+    }
+  }
+
   float scale_;
-  float reference_[2] = {-INFINITY, -INFINITY}, factor_[2] = {}, sum_[2][2] = {};
+  float reference_[2] = {}, factor_[2] = {}, sum_[2][2] = {};  // references are scaled
 };
 
 }  // namespace lightvl::cuda

@@ -30,9 +30,10 @@ __device__ inline void fence_barrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-__device__ inline void arrive(Barrier& barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(smem_address(&barrier)) : "memory");
+__device__ inline void arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
+__device__ inline void arrive(Barrier& barrier) { arrive(smem_address(&barrier)); }
 // Arrives at the same barrier of another block of the cluster.
 __device__ inline void arrive_remote(Barrier& barrier, uint32_t block) {
   asm volatile(
@@ -51,19 +52,19 @@ __device__ inline void arrive_expect(Barrier& barrier, uint32_t bytes) {
       : "memory");
 }
 
-__device__ inline bool try_wait(Barrier& barrier, uint32_t parity) {
+__device__ inline bool try_wait(uint32_t barrier, uint32_t parity) {
   uint32_t done;
   asm volatile(
       "{\n.reg .pred p;\n"
       "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
       "selp.u32 %0, 1, 0, p;\n}"
       : "=r"(done)
-      : "r"(smem_address(&barrier)), "r"(parity)
+      : "r"(barrier), "r"(parity)
       : "memory");
   return done != 0;
 }
 
-__device__ inline void wait(Barrier& barrier, uint32_t parity) {
+__device__ inline void wait(uint32_t barrier, uint32_t parity) {
 #ifdef LIGHTVL_WATCHDOG
   const int64_t start = clock64();
   while (!try_wait(barrier, parity)) {
@@ -73,6 +74,9 @@ __device__ inline void wait(Barrier& barrier, uint32_t parity) {
   while (!try_wait(barrier, parity)) {
   }
 #endif
+}
+__device__ inline void wait(Barrier& barrier, uint32_t parity) {
+  wait(smem_address(&barrier), parity);
 }
 
 // ---- named barriers (1 to 15; 0 is __syncthreads). `threads` counts those who sync and arrive.

@@ -28,14 +28,19 @@ constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
 constexpr uint64_t kGroupOffset = uint64_t{1024 / 16} << 32;  // between groups of eight rows
 
 // K-major: the next 16 of the summed dimension are at + 2, the next 8 rows at + 64.
+__device__ inline uint64_t describe_k_major(uint32_t panel) {
+  return kSwizzle128 | kGroupOffset | uint64_t{1} << 16 | (panel >> 4 & 0x3fff);
+}
 __device__ inline uint64_t describe_k_major(const void* panel) {
-  return kSwizzle128 | kGroupOffset | uint64_t{1} << 16 | (smem_address(panel) >> 4 & 0x3fff);
+  return describe_k_major(smem_address(panel));
 }
 // MN-major: the next 16 of the summed dimension are 16 rows on, at + 128; columns beyond 64 are in
 // the next panel, `panel_bytes` further.
+__device__ inline uint64_t describe_mn_major(uint32_t panel, uint32_t panel_bytes) {
+  return kSwizzle128 | kGroupOffset | uint64_t{panel_bytes >> 4} << 16 | (panel >> 4 & 0x3fff);
+}
 __device__ inline uint64_t describe_mn_major(const void* panel, uint32_t panel_bytes) {
-  return kSwizzle128 | kGroupOffset | uint64_t{panel_bytes >> 4} << 16 |
-         (smem_address(panel) >> 4 & 0x3fff);
+  return describe_mn_major(smem_address(panel), panel_bytes);
 }
 
 // A descriptor whose address is `units` of 16 bytes further.
@@ -133,6 +138,8 @@ LVL_WGMMA(16, LVL_P8(), (LVL_D8(0)), 8, 9, 10, 11, 12, 13, 14)
 LVL_WGMMA(32, LVL_P10() "," LVL_P6(1), (LVL_D16(0)), 16, 17, 18, 19, 20, 21, 22)
 LVL_WGMMA(48, LVL_P20() "," LVL_P4(2), (LVL_D16(0), LVL_D8(16)), 24, 25, 26, 27, 28, 29, 30)
 LVL_WGMMA(64, LVL_P20() "," LVL_P10(2) "," LVL_P2(3), (LVL_D32(0)), 32, 33, 34, 35, 36, 37, 38)
+LVL_WGMMA(72, LVL_P20() "," LVL_P10(2) "," LVL_P6(3), (LVL_D32(0), LVL_D4(32)), 36, 37, 38, 39, 40,
+          41, 42)
 LVL_WGMMA(80, LVL_P40(), (LVL_D32(0), LVL_D8(32)), 40, 41, 42, 43, 44, 45, 46)
 LVL_WGMMA(96, LVL_P40() "," LVL_P8(4), (LVL_D32(0), LVL_D16(32)), 48, 49, 50, 51, 52, 53, 54)
 LVL_WGMMA(112, LVL_P40() "," LVL_P10(4) "," LVL_P6(5), (LVL_D32(0), LVL_D16(32), LVL_D8(48)), 56,
