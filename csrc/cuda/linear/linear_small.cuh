@@ -5,12 +5,14 @@
 // warps in chunks; the warps' partial sums meet in shared memory and are added in the order of the
 // warps, so that a result depends neither on timing nor on the other rows of x.
 //
-// A lane copies the very 16 bytes of a weight row that it later multiplies (row lane / 4, columns
-// 8 * (lane % 4) of each 32) to a slot of its own in shared memory, kStages - 1 chunks ahead and
+// A lane copies the very 16 bytes of a row that it later multiplies (row lane / 4, columns
+// 8 * (lane % 4) of each 32) to a place of its own in shared memory, kStages - 1 chunks ahead and
 // across passes: a ring without any barrier. The products' fragments want other columns in a lane,
-// but a sum over columns has no order: x is read by the same rule, so that both sides agree.
+// but a sum over columns has no order: x is copied by the same rule, so that both sides agree.
 //
-// The first chunks are asked for before the kernel that makes x has ended (programmatic launch).
+// With programmatic launch, the next kernel of the stream starts as soon as this one's blocks run,
+// and this one asks for its first chunks of the weight before the kernel that makes x has ended. A
+// chain of products thus streams weights all the time.
 #pragma once
 
 #include <algorithm>
@@ -19,30 +21,27 @@
 
 namespace lightvl::cuda {
 
-constexpr int kUnit = 32;  // columns that a warp multiplies at once, 8 a lane
+constexpr int kUnit = 32;            // columns that a warp multiplies at once, 8 a lane
+constexpr int kFragmentBytes = 512;  // 8 rows of a unit, 16 bytes a lane
 
-__device__ inline uint64_t evict_first_policy() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
-__device__ inline void stream_async(void* to, const void* from, bool wanted, uint64_t policy) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(
-                   shared_address(to)),
-               "l"(from), "r"(wanted ? 16 : 0), "l"(policy)
+// Copies 16 bytes, past L1, or zeros; memory is asked for the whole line.
+__device__ inline void stream_async(void* to, const void* from, bool wanted) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
+               "l"(from), "r"(wanted ? 16 : 0)
                : "memory");
 }
 
-__device__ inline void wait_for_prerequisites() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
+// Lets the stream's next kernel start, which waits itself before it touches what we write.
 __device__ inline void launch_dependents() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Waits until the stream's kernels before this one have ended.
+__device__ inline void wait_for_prerequisites() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
@@ -51,16 +50,20 @@ struct LinearShape {
   static constexpr int kTiles = kTiles_, kWarps = kWarps_, kUnits = kUnits_, kStages = kStages_;
   static constexpr bool kSilu = kSilu_;
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kOutTiles = kSilu ? kTiles / 2 : kTiles;
+  static constexpr int kOutTiles = kSilu ? kTiles / 2 : kTiles;  // of 8 results
   static constexpr int kPassRows = 8 * kOutTiles;
   static constexpr int kChunk = kUnit * kUnits;
-  static constexpr int kSlotBytes = 512 * kUnits * kTiles;  // one warp's share of a stage
-  static constexpr int kRingBytes = kSlotBytes * kStages * kWarps;
-  static constexpr int kSumBytes = kWarps * kTiles * 2 * 32 * 8;
-  static constexpr int kSharedBytes = kRingBytes + 2 * kSumBytes;
+
+  // Of one warp's stage: the fragments of the weight, then those of x's rows 0..7 and 8..15.
+  __host__ __device__ static constexpr int slot_bytes(int halves) {
+    return kFragmentBytes * kUnits * (kTiles + halves);
+  }
+  static constexpr int shared_bytes(int halves) {
+    return kWarps * (slot_bytes(halves) * kStages + kTiles * halves * 32 * 8);
+  }
 };
 
-// The rows of one pass, or of all of a block's passes.
+// Rows of the output: a block's, or those of one of its passes.
 struct RowRange {
   int first, last;
   __device__ RowRange part(int i, int parts) const {
@@ -72,164 +75,260 @@ struct RowRange {
 
 template <class T, class Shape>
 struct LinearKernel {
-  static constexpr int kTiles = Shape::kTiles, kUnits = Shape::kUnits;
+  static constexpr int kTiles = Shape::kTiles, kUnits = Shape::kUnits, kOutTiles = Shape::kOutTiles;
+  using Sums = float[kTiles][4];
 
   const LinearSmallParams& p;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int row = lane / 4, column = lane % 4 * 8;
+  const int halves = p.num_tokens > 8 ? 2 : 1;
+  const int width = static_cast<int>(p.width);
   RowRange band;
   int num_passes, num_chunks;  // of this warp in a pass
-  uint8_t* slots;
-  uint8_t* sums;
-  uint64_t policy = evict_first_policy();
-  int load_pass = 0, load_chunk = 0, load_slot = 0;
+  uint8_t* ring;               // this lane's part of this warp's slots
+  float2* sums;
+  struct {
+    int pass = 0, chunk = 0, slot = 0;
+    int num_rows;    // of the pass, from this lane's row on
+    const T* first;  // this lane's row of the pass
+  } next;            // chunk to be asked for
 
   __device__ LinearKernel(const LinearSmallParams& params, uint8_t* shared) : p(params) {
     band = RowRange{0, static_cast<int>(p.out_width)}.part(blockIdx.x, gridDim.x);
     num_passes = (band.last - band.first + Shape::kPassRows - 1) / Shape::kPassRows;
-    const int chunks = (static_cast<int>(p.width) + Shape::kChunk - 1) / Shape::kChunk;
+    const int chunks = (width + Shape::kChunk - 1) / Shape::kChunk;
     num_chunks = (chunks - warp + Shape::kWarps - 1) / Shape::kWarps;
-    slots = shared + warp * Shape::kStages * Shape::kSlotBytes + 16 * lane;
-    sums = shared + Shape::kRingBytes;
+    const int warp_bytes = Shape::kStages * Shape::slot_bytes(halves);
+    ring = shared + warp * warp_bytes + 16 * lane;
+    sums = reinterpret_cast<float2*>(shared + Shape::kWarps * warp_bytes);
+    begin_pass();
   }
 
+  __device__ uint8_t* fragment(int slot, int unit, int tile) const {
+    return ring + slot * Shape::slot_bytes(halves) + (unit * kTiles + tile) * kFragmentBytes;
+  }
+  __device__ uint8_t* x_fragment(int slot, int unit, int half) const {
+    return ring + slot * Shape::slot_bytes(halves) +
+           (kUnits * kTiles + unit * halves + half) * kFragmentBytes;
+  }
   __device__ int first_column(int chunk) const {
     return (chunk * Shape::kWarps + warp) * Shape::kChunk + column;
   }
+  __device__ bool more_to_load() const { return next.pass < num_passes && num_chunks > 0; }
 
-  // Asks for the next chunk of the weight and moves on.
-  __device__ void load_weight() {
-    if (load_pass < num_passes && num_chunks > 0) {
-      const RowRange rows = band.part(load_pass, num_passes);
-      uint8_t* slot = slots + load_slot * Shape::kSlotBytes;
+  __device__ void begin_pass() {
+    const RowRange rows = band.part(next.pass, num_passes);
+    next.num_rows = rows.last - rows.first - row;
+    next.first = static_cast<const T*>(p.weight) + (rows.first + row) * p.weight_stride;
+  }
+
+  __device__ void load_weight() const {
+    const int c = first_column(next.chunk);
 #pragma unroll
-      for (int j = 0; j < kTiles; ++j) {
-        const int out_row = rows.first + j % Shape::kOutTiles * 8 + row;
-        const int64_t weight_row = j < Shape::kOutTiles ? out_row : p.out_width + out_row;
-        const T* from = static_cast<const T*>(p.weight) + weight_row * p.weight_stride;
+    for (int j = 0; j < kTiles; ++j) {
+      const int out_row = j % kOutTiles * 8;
+      const int64_t weight_row = j < kOutTiles ? out_row : p.out_width + out_row;
+      const T* from = next.first + weight_row * p.weight_stride + c;
+      if (out_row >= next.num_rows) continue;
 #pragma unroll
-        for (int u = 0; u < kUnits; ++u) {
-          const int c = first_column(load_chunk) + u * kUnit;
-          if (out_row < rows.last) {
-            stream_async(slot + (u * kTiles + j) * 512, c < p.width ? from + c : from, c < p.width,
-                         policy);
-          }
+      for (int u = 0; u < kUnits; ++u) {
+        const bool wanted = c + u * kUnit < width;
+        stream_async(fragment(next.slot, u, j), wanted ? from + u * kUnit : from, wanted);
+      }
+    }
+  }
+
+  // Rows that aren't there repeat the last one: a result depends on its own row alone.
+  __device__ const T* x_row(int half) const {
+    const int r = min(row + 8 * half, static_cast<int>(p.num_tokens) - 1);
+    return static_cast<const T*>(p.x) + r * p.x_stride;
+  }
+
+  __device__ void load_x() const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (half == halves) break;
+      const int c = first_column(next.chunk);
+      const T* from = x_row(half) + c;
+#pragma unroll
+      for (int u = 0; u < kUnits; ++u) {
+        const bool wanted = c + u * kUnit < width;
+        copy_async(x_fragment(next.slot, u, half), wanted ? from + u * kUnit : from, wanted);
+      }
+    }
+  }
+
+  // x of the chunks that start() asked for, on another way than they: it must not wait for them.
+  __device__ void fill_x() const {
+    uint4 x[Shape::kStages - 1][kUnits][2];
+    for_each_filled([&](int s, int u, int half, int c) {
+      x[s][u][half] = make_uint4(0, 0, 0, 0);
+      if (c < width) x[s][u][half] = __ldcg(reinterpret_cast<const uint4*>(x_row(half) + c));
+    });
+    for_each_filled([&](int s, int u, int half, int) {
+      *reinterpret_cast<uint4*>(x_fragment(s, u, half)) = x[s][u][half];
+    });
+  }
+
+  template <class F>
+  __device__ void for_each_filled(F&& f) const {
+#pragma unroll
+    for (int s = 0; s + 1 < Shape::kStages; ++s) {
+      if (num_chunks == 0) break;
+#pragma unroll
+      for (int u = 0; u < kUnits; ++u) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          if (half < halves) f(s, u, half, first_column(s % num_chunks) + u * kUnit);
         }
       }
-      load_slot = load_slot + 1 == Shape::kStages ? 0 : load_slot + 1;
-      if (++load_chunk == num_chunks) {
-        load_chunk = 0;
-        ++load_pass;
+    }
+  }
+
+  __device__ void advance() {
+    next.slot = next.slot + 1 == Shape::kStages ? 0 : next.slot + 1;
+    if (++next.chunk < num_chunks) return;
+    next.chunk = 0;
+    ++next.pass;
+    begin_pass();
+  }
+
+  // Fills the ring: the weight at once, x when it is there.
+  __device__ void start() {
+    for (int s = 0; s + 1 < Shape::kStages; ++s) {
+      if (more_to_load()) {
+        load_weight();
+        advance();
       }
+      commit_copies();
+    }
+    launch_dependents();
+    wait_for_prerequisites();
+    fill_x();
+  }
+
+  __device__ void load_next() {
+    if (more_to_load()) {
+      load_weight();
+      load_x();
+      advance();
     }
     commit_copies();
   }
 
-  using XChunk = uint32_t[kUnits][2][4];  // rows 0..7 and 8..15
-
-  __device__ void load_x(XChunk& x, int chunk) const {
+  __device__ void multiply(Sums& sum, int slot) const {
 #pragma unroll
     for (int u = 0; u < kUnits; ++u) {
-      const int c = first_column(chunk) + u * kUnit;
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        // Rows that aren't there repeat the last: each result depends on its own row alone.
-        const int r = min(row + 8 * h, static_cast<int>(p.num_tokens) - 1);
-        uint4 values = make_uint4(0, 0, 0, 0);
-        if (c < p.width && (h == 0 || p.num_tokens > 8)) {
-          values = *reinterpret_cast<const uint4*>(static_cast<const T*>(p.x) + r * p.x_stride + c);
-        }
-        x[u][h][0] = values.x, x[u][h][1] = values.y, x[u][h][2] = values.z, x[u][h][3] = values.w;
-      }
-    }
-  }
-
-  using Sums = float[kTiles][4];
-
-  __device__ void multiply(Sums& sum, const XChunk& x, const uint8_t* slot) const {
-#pragma unroll
-    for (int u = 0; u < kUnits; ++u) {
+      const uint4 low = *reinterpret_cast<const uint4*>(x_fragment(slot, u, 0));
+      uint4 high = make_uint4(0, 0, 0, 0);
+      if (halves == 2) high = *reinterpret_cast<const uint4*>(x_fragment(slot, u, 1));
 #pragma unroll
       for (int j = 0; j < kTiles; ++j) {
-        const uint4 w = *reinterpret_cast<const uint4*>(slot + (u * kTiles + j) * 512);
-        mma<T>(sum[j], {x[u][0][0], x[u][1][0], x[u][0][1], x[u][1][1]}, w.x, w.y);
-        mma<T>(sum[j], {x[u][0][2], x[u][1][2], x[u][0][3], x[u][1][3]}, w.z, w.w);
+        const uint4 w = *reinterpret_cast<const uint4*>(fragment(slot, u, j));
+        mma<T>(sum[j], {low.x, high.x, low.y, high.y}, w.x, w.y);
+        mma<T>(sum[j], {low.z, high.z, low.w, high.w}, w.z, w.w);
       }
     }
   }
 
-  __device__ float2* partial(int buffer, int of_warp, int tile, int half) const {
-    const int block = (of_warp * kTiles + tile) * 2 + half;
-    return reinterpret_cast<float2*>(sums + buffer * Shape::kSumBytes) + block * 32;
+  // Two results of a lane's accumulators: one row of x, columns n and n + 1 of the output.
+  struct Item {
+    int tile, half, token, n;
+  };
+
+  static constexpr int kItems = (kOutTiles * 2 + Shape::kWarps - 1) / Shape::kWarps;  // a thread's
+
+  __device__ Item item(int i, RowRange rows) const {
+    const int index = i * Shape::kWarps + warp;
+    const int tile = index % kOutTiles, half = index / kOutTiles;
+    return {tile, half, row + 8 * half, rows.first + 8 * tile + lane % 4 * 2};
+  }
+  __device__ bool exists(const Item& at, RowRange rows) const {
+    return at.half < halves && at.token < p.num_tokens && at.n < rows.last;
   }
 
-  __device__ float2 total(int buffer, int tile, int half, int of_lane) const {
-    float2 sum = partial(buffer, 0, tile, half)[of_lane];
+  // What is added to the two results of each of this thread's items; read ahead of them.
+  using Added = T[kItems][2];
+
+  __device__ void load_residual(Added& added, RowRange rows) const {
+    const T* residual = static_cast<const T*>(p.residual);
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const Item at = item(i, rows);
+      added[i][0] = added[i][1] = from_float<T>(0.0f);
+      if (residual == nullptr || !exists(at, rows)) continue;
+      const T* from = residual + at.token * p.residual_stride + at.n;
+      added[i][0] = __ldcg(from);
+      if (at.n + 1 < rows.last) added[i][1] = __ldcg(from + 1);
+    }
+  }
+
+  __device__ float2* partial(int of_warp, int tile, int half) const {
+    return sums + ((of_warp * halves + half) * kTiles + tile) * 32 + lane;
+  }
+
+  __device__ float2 total(int tile, int half) const {
+    float2 sum = *partial(0, tile, half);
 #pragma unroll
     for (int w = 1; w < Shape::kWarps; ++w) {
-      const float2 next = partial(buffer, w, tile, half)[of_lane];
-      sum.x += next.x, sum.y += next.y;
+      const float2 more = *partial(w, tile, half);
+      sum.x += more.x, sum.y += more.y;
     }
     return sum;
   }
 
-  __device__ void finish(const Sums& sum, RowRange rows, int buffer) const {
-    const int halves = p.num_tokens > 8 ? 2 : 1;
-#pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-      partial(buffer, warp, j, 0)[lane] = make_float2(sum[j][0], sum[j][1]);
-      if (halves == 2) partial(buffer, warp, j, 1)[lane] = make_float2(sum[j][2], sum[j][3]);
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < Shape::kOutTiles * halves * 32; i += Shape::kThreads) {
-      const int tile = i / 32 % Shape::kOutTiles, half = i / 32 / Shape::kOutTiles;
-      const int token = lane / 4 + 8 * half, n = rows.first + 8 * tile + lane % 4 * 2;
-      if (token >= p.num_tokens) continue;
-      const float2 sums = total(buffer, tile, half, lane);
-      float2 ups{};
-      if constexpr (Shape::kSilu) ups = total(buffer, tile + Shape::kOutTiles, half, lane);
-      if (n < rows.last) store(token, n, sums.x, ups.x);
-      if (n + 1 < rows.last) store(token, n + 1, sums.y, ups.y);
-    }
-  }
-
-  __device__ void store(int token, int n, float value, float up) const {
+  __device__ void store(const Item& at, int k, float value, float up, T added) const {
     const T* bias = static_cast<const T*>(p.bias);
+    const int n = at.n + k;
     if (bias != nullptr) value += to_float(bias[n]);
     if constexpr (Shape::kSilu) {
       if (bias != nullptr) up += to_float(bias[p.out_width + n]);
       value = value / (1.0f + __expf(-value)) * up;
     }
-    if (p.residual != nullptr) {
-      value += to_float(static_cast<const T*>(p.residual)[token * p.residual_stride + n]);
+    static_cast<T*>(p.out)[at.token * p.out_stride + n] = from_float<T>(value + to_float(added));
+  }
+
+  __device__ void finish(const Sums& sum, const Added& added, RowRange rows) const {
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+      *partial(warp, j, 0) = make_float2(sum[j][0], sum[j][1]);
+      if (halves == 2) *partial(warp, j, 1) = make_float2(sum[j][2], sum[j][3]);
     }
-    static_cast<T*>(p.out)[token * p.out_stride + n] = from_float<T>(value);
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const Item at = item(i, rows);
+      if (!exists(at, rows)) continue;
+      const float2 value = total(at.tile, at.half);
+      float2 up{};
+      if constexpr (Shape::kSilu) up = total(at.tile + kOutTiles, at.half);
+      store(at, 0, value.x, up.x, added[i][0]);
+      if (at.n + 1 < rows.last) store(at, 1, value.y, up.y, added[i][1]);
+    }
+    __syncthreads();
   }
 
   __device__ void run() {
-    for (int s = 0; s + 1 < Shape::kStages; ++s) load_weight();
-    wait_for_prerequisites();
-    launch_dependents();
-    XChunk x, next_x;
-    if (num_chunks > 0) load_x(next_x, 0);
+    start();
     int slot = 0;
     for (int pass = 0; pass < num_passes; ++pass) {
+      const RowRange rows = band.part(pass, num_passes);
+      Added added;
+      load_residual(added, rows);
       Sums sum{};
       for (int chunk = 0; chunk < num_chunks; ++chunk) {
-        std::memcpy(&x, &next_x, sizeof(x));
-        load_x(next_x, chunk + 1 < num_chunks ? chunk + 1 : 0);
         wait_for_copies<Shape::kStages - 2>();
-        load_weight();
-        multiply(sum, x, slots + slot * Shape::kSlotBytes);
+        load_next();
+        multiply(sum, slot);
         slot = slot + 1 == Shape::kStages ? 0 : slot + 1;
       }
-      finish(sum, band.part(pass, num_passes), pass % 2);
+      finish(sum, added, rows);
     }
   }
 };
 
 template <class T, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, 2)
+__global__ void __launch_bounds__(Shape::kThreads)
     linear_small_kernel(const __grid_constant__ LinearSmallParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   LinearKernel<T, Shape>(p, shared).run();
@@ -238,8 +337,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 2)
 template <class T, class Shape>
 cudaError_t launch_shape(const LinearSmallParams& p, int blocks, bool early, cudaStream_t stream) {
   const auto kernel = linear_small_kernel<T, Shape>;
-  const cudaError_t status = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes);
+  const int shared_bytes = Shape::shared_bytes(p.num_tokens > 8 ? 2 : 1);
+  const cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (status != cudaSuccess) return status;
   cudaLaunchAttribute attribute;
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -247,31 +347,49 @@ cudaError_t launch_shape(const LinearSmallParams& p, int blocks, bool early, cud
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(blocks);
   config.blockDim = dim3(Shape::kThreads);
-  config.dynamicSmemBytes = Shape::kSharedBytes;
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = early ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, p);
 }
 
-// One block an SM: the shape follows from how many rows each gets, never from the rows of x.
+// How a device runs the kernel.
+struct LinearDevice {
+  int num_sms;
+  bool early;  // whether its code has the instructions of programmatic launch
+
+  cudaError_t read() {
+    int device, major;
+    cudaError_t status = cudaGetDevice(&device);
+    if (status == cudaSuccess)
+      status = cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device);
+    if (status == cudaSuccess)
+      status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+#ifdef LIGHTVL_SM90
+    early = major == 9;
+#else
+    early = false;
+#endif
+    return status;
+  }
+};
+
+// One block an SM. The shape follows from the rows that each gets, never from the rows of x.
 template <class T>
 cudaError_t launch_linear_small(const LinearSmallParams& p, cudaStream_t stream) {
-  int device, sms, major;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status == cudaSuccess)
-    status = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
-  if (status == cudaSuccess)
-    status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (p.num_tokens * p.out_width == 0) return cudaSuccess;
+  LinearDevice device;
+  const cudaError_t status = device.read();
   if (status != cudaSuccess) return status;
-  const int blocks = static_cast<int>(std::min<int64_t>(sms, p.out_width));
+  const int blocks = static_cast<int>(std::min<int64_t>(device.num_sms, p.out_width));
   const int64_t rows = (p.out_width + blocks - 1) / blocks;
-  const bool early = major >= 9;
-  if (p.silu_mul) {
-    return launch_shape<T, LinearShape<4, 4, 2, 6, true>>(p, blocks, early, stream);
-  }
-  if (rows <= 16) return launch_shape<T, LinearShape<2, 8, 2, 6, false>>(p, blocks, early, stream);
-  return launch_shape<T, LinearShape<4, 4, 2, 6, false>>(p, blocks, early, stream);
+  const auto launch = [&]<class Shape>(std::type_identity<Shape>) {
+    return launch_shape<T, Shape>(p, blocks, device.early, stream);
+  };
+  if (p.silu_mul) return launch(std::type_identity<LinearShape<8, 4, 1, 4, true>>{});
+  if (rows <= 16) return launch(std::type_identity<LinearShape<2, 8, 1, 6, false>>{});
+  return launch(std::type_identity<LinearShape<4, 8, 1, 4, false>>{});
 }
 
 }  // namespace lightvl::cuda
