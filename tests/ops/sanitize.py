@@ -76,7 +76,9 @@ def run_cases(names: list[str]) -> None:
 def sanitize(tool: str, names: list[str]) -> dict[str, object]:
     """Run the cases under one tool and return what it says."""
     command = [shutil.which("compute-sanitizer") or "compute-sanitizer", "--tool", tool]
-    command += ["--kernel-name", OURS, "--print-limit", "20", "--error-exitcode", "9"]
+    command += ["--print-limit", "20", "--error-exitcode", "9", "--show-backtrace", "device"]
+    if tool != "initcheck":  # which must see what torch's kernels write
+        command += ["--kernel-name", OURS]
     command += [sys.executable, "-m", "tests.ops.sanitize", "--once", "--operators", *names]
     begin = time.monotonic()
     try:
@@ -86,14 +88,14 @@ def sanitize(tool: str, names: list[str]) -> dict[str, object]:
         text, code = result.stdout + result.stderr, result.returncode
     except subprocess.TimeoutExpired as error:
         text, code = (error.stdout or b"").decode(), -1
-    summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", text)
+    summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+ (?:errors|hazards).*)", text)
     if code != 0:
-        print(text[-6000:], file=sys.stderr, flush=True)
+        print(text[:9000], file=sys.stderr, flush=True)
     return {
         "benchmark": "sanitizer",
         "tool": tool,
         "cases": len(re.findall(r"^ran ", text, re.MULTILINE)),
-        "summary": summary[-1] if summary else "none",
+        "summary": summary[0] if summary else "none",
         "exit_code": code,
         "seconds": round(time.monotonic() - begin),
         "device": torch.cuda.get_device_name(),
