@@ -55,6 +55,7 @@ Launcher<ScaleAddParams> scale_add;
 Launcher<SiluMulParams> silu_mul;
 Launcher<GeluParams> gelu;
 Launcher<RopeWriteKvParams> rope_write_kv;
+Launcher<LinearSmallParams> linear_small;
 Launcher<GatherEmbeddingsParams> gather_embeddings;
 Launcher<SampleWork> sample;
 Launcher<PagedAttentionWork> paged_attention;
