@@ -36,8 +36,8 @@ def _calls() -> dict[str, tuple[Callable[[], object], float]]:
     ends = torch.tensor([0, 65], dtype=torch.int32, device="cuda")
     logits = sampling.make(SampleCase(1, 1000, 1.0, top_k=50, top_p=0.9))
     picture = image.make(64, 64, 1, 1)
-    scale = paged.DIM**-0.5
-    calls: dict[str, tuple[Callable[[], object], float]] = {
+    few, scale = make_linear(1, 896, 896, "residual"), paged.DIM**-0.5
+    return {
         "rms_norm": (lambda: ops.rms_norm(i.x, i.weight, EPS), FEW),
         "add_rms_norm": (lambda: ops.add_rms_norm(i.x, i.residual, i.weight, EPS), FEW),
         "layer_norm": (lambda: ops.layer_norm(i.x, i.weight, i.bias, EPS), FEW),
@@ -59,14 +59,8 @@ def _calls() -> dict[str, tuple[Callable[[], object], float]]:
         "vision_attention": (lambda: ops.vision_attention(*tile.parts, ends, 65, 0.125), MANY),
         "sample": (lambda: ops.sample(logits.logits[:, :1000], logits.params), MANY),
         "image_preprocess": (lambda: ops.image_preprocess(*picture.arguments()), MANY),
+        "linear_small": (lambda: ops.linear_small(few.x, few.weight, residual=few.residual), FEW),
     }
-    few, linear_small = make_linear(1, 896, 896, "residual"), getattr(ops, "linear_small", None)
-    if linear_small is not None:
-        calls["linear_small"] = (
-            lambda: linear_small(few.x, few.weight, residual=few.residual),
-            FEW,
-        )
-    return calls
 
 
 def measure() -> list[dict[str, Any]]:

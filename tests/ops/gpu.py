@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightvl.testing.cases import OPERATORS
+from lightvl.testing.cases import CUDA_OPERATORS, OPERATORS
 from lightvl.testing.image_reference import ImageInputs
 
 BUILT = torch._C._dispatch_has_kernel_for_dispatch_key("lightvl::rms_norm", "CUDA")
@@ -20,6 +20,7 @@ needs_gpu = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
 ]
 
+ALL = OPERATORS | CUDA_OPERATORS
 ATTENTION = ("paged_attention", "vision_attention")
 HEAD_DIMS = (64, 96, 128)
 HALF_DTYPES = (torch.bfloat16, torch.float16)
@@ -27,7 +28,9 @@ EXACT = ("sample", "gather_embeddings")  # no rounding of their own
 
 
 def supported(name: str, case: Any, dtype: torch.dtype) -> bool:
-    """Whether a GPU runs the case: its attention is for some head dims in half precision."""
+    """Whether a GPU runs the case: some operators are for half precision, some head dims alone."""
+    if name in CUDA_OPERATORS:
+        return dtype in HALF_DTYPES
     return name not in ATTENTION or (case.head_dim in HEAD_DIMS and dtype in HALF_DTYPES)
 
 
@@ -64,7 +67,7 @@ def tensors(inputs: Any) -> list[Tensor]:
 
 def larger_case(name: str) -> Any:
     """The case of an operator with the most elements among those that a GPU runs."""
-    operator = OPERATORS[name]
+    operator = ALL[name]
     cases = [case for case in operator.cases if supported(name, case, torch.bfloat16)]
     sizes = [sum(x.numel() for x in tensors(operator.make(c, torch.bfloat16))) for c in cases]
     return cases[sizes.index(max(sizes))]

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 
 from lightvl.testing.attention_reference import PagedCase, VisionCase
-from lightvl.testing.cases import OPERATORS
 from lightvl.testing.compare import assert_close
 from lightvl.testing.embedding_reference import GatherCase
 from lightvl.testing.image_reference import ImageCase, Picture
+from lightvl.testing.linear_reference import LinearCase
 from lightvl.testing.norm_reference import RowsCase
 from lightvl.testing.rotary_reference import RopeCase
 from lightvl.testing.sampling_reference import SampleCase
-from tests.ops.gpu import BUILT, EXACT, to_gpu
+from tests.ops.gpu import ALL, BUILT, EXACT, to_gpu
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 OURS = "kns=lightvl"  # kernels with the namespace in their mangled name
@@ -53,6 +53,10 @@ CASES: dict[str, tuple[Any, ...]] = {
         PagedCase((65,), (65,), num_heads=2, num_kv_heads=1),
     ),
     "vision_attention": (VisionCase((193, 65)), VisionCase((129,), num_heads=2, head_dim=128)),
+    "linear_small": (
+        LinearCase(5, 1000, 501, bias=True, residual=True),
+        LinearCase(16, 896, 600, silu_mul=True),
+    ),
     "image_preprocess": (ImageCase((Picture(100, 56, 2, 1, True), Picture(37, 45)), 28),),
 }
 
@@ -61,7 +65,7 @@ def run_cases(names: list[str]) -> None:
     """Run each case and check its result."""
     assert BUILT, "this build has no CUDA kernels"
     for name in names:
-        operator = OPERATORS[name]
+        operator = ALL[name]
         for case in CASES.get(name) or operator.cases[:3]:
             inputs = to_gpu(operator.make(case, torch.bfloat16))
             actual = operator.run(inputs).cpu()
@@ -107,7 +111,7 @@ def main() -> None:
     """Run what the flags ask for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tools", default=",".join(TOOLS))
-    parser.add_argument("--operators", nargs="*", choices=list(OPERATORS), default=list(OPERATORS))
+    parser.add_argument("--operators", nargs="*", choices=list(ALL), default=list(ALL))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--once", action="store_true", help="run the cases in this process")
     options = parser.parse_args()

@@ -12,8 +12,7 @@ from lightvl.testing.attention_reference import (
     make_paged_inputs,
     make_vision_inputs,
 )
-from lightvl.testing.cases import OPERATORS
-from tests.ops.gpu import Calls, captured, larger_case, needs_gpu, tensors, to_gpu
+from tests.ops.gpu import ALL, Calls, captured, larger_case, needs_gpu, tensors, to_gpu
 
 pytestmark = needs_gpu
 
@@ -29,9 +28,9 @@ PAGED = (
 )
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("name", ALL)
 def test_opcheck(name: str) -> None:
-    operator = OPERATORS[name]
+    operator = ALL[name]
     inputs = to_gpu(operator.make(operator.cases[1], BF16))
     with Calls() as calls:
         operator.run(inputs)
@@ -40,9 +39,9 @@ def test_opcheck(name: str) -> None:
         torch.library.opcheck(func, args)
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_graph_replays_an_operator(name: str) -> None:
-    operator = OPERATORS[name]
+    operator = ALL[name]
     case = larger_case(name)
     inputs = to_gpu(operator.make(case, BF16))
     before = [x.clone() for x in tensors(inputs)]
@@ -61,9 +60,9 @@ def test_a_graph_replays_an_operator(name: str) -> None:
         assert torch.equal(out, expected)
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("name", ALL)
 def test_an_operator_runs_on_the_current_stream(name: str) -> None:
-    operator = OPERATORS[name]
+    operator = ALL[name]
     case = larger_case(name)
     inputs = to_gpu(operator.make(case, BF16))
     expected = operator.run(to_gpu(operator.make(case, BF16))).clone()
