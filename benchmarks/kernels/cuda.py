@@ -204,6 +204,7 @@ def run(options: argparse.Namespace, context: dict[str, Any]) -> None:
                 continue
             write(done[-1] | context)
             tqdm.write(line(done[-1]))
+            sys.stdout.flush()
             torch.cuda.empty_cache()
         if not names or HOST in names:
             for result in host.measure():
