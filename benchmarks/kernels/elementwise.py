@@ -149,7 +149,7 @@ def rows() -> Iterator[Row]:
                 tolerance=TOLERANCE,
                 ours=kind.ours,
                 in_place=kind.in_place,
-                quick=tokens <= 4096,
+                quick=(tokens, width) == next(iter(kind.shapes)),
             )
     for tokens, width in GATHER:
         yield _gather_row(tokens, width)
@@ -186,7 +186,7 @@ def _gather_row(tokens: int, width: int) -> Row:
         tolerance=0.0,
         ours=_gather_ours,
         most_sets=4,  # the table is large
-        quick=True,
+        quick=tokens == 32,
     )
 
 
@@ -291,5 +291,5 @@ def rope_rows() -> Iterator[Row]:
             ours=_rope_ours,
             in_place=True,
             most_sets=16,
-            quick=tokens <= 4096,
+            quick=tokens == 1,
         )

@@ -68,5 +68,5 @@ def rows() -> Iterator[Row]:
             tolerance=1e-5,
             ours=ours,
             most_sets=8,
-            quick=True,
+            quick=width == 1920,
         )

@@ -53,6 +53,7 @@ class Paged:
         starts = range(0, (len(self.lens) + 1) * self.q_len, self.q_len)
         return torch.tensor(list(starts), dtype=torch.int32, device="cuda")
 
+    @cached_property
     def tokens_first(self) -> Tensor:
         """A copy of the cache in the other common layout, [N, 2, P, K, D]."""
         return self.kv.transpose(2, 3).contiguous()
@@ -185,7 +186,7 @@ DECODE_MIXED = (
     (4096, {8: (22, 24.2), 32: (55, 60.7), 128: (196, 208)}),
 )
 DECODE_PAGE_16 = ((4096, 32), (1024, 128))
-QUICK_DECODE = (("8B", 1024, 1), ("8B", 4096, 32), ("2B", 1024, 8))
+QUICK_DECODE = (("8B", 4096, 32),)
 
 # Model, sequences, new tokens and context of each; target, best peer.
 PREFILL = (
@@ -203,7 +204,7 @@ PREFILL = (
     ("2B", 1, 512, 8192, 65, 78),
     ("2B", 1, 512, 32768, 225, 270),
 )
-QUICK_PREFILL = (0, 3, 11)
+QUICK_PREFILL = (0,)
 
 
 def spread(longest: int, batch: int) -> tuple[int, ...]:
@@ -230,7 +231,7 @@ def decode_rows() -> Iterator[Row]:
         for batch, (us, best_us) in batches.items():
             shape = f"8B, batch {batch}, contexts {longest // 16} to {longest}"
             lens, target = spread(longest, batch), Target(us, best_us)
-            yield _row("decode", shape, "8B", lens, 1, target, quick=batch == 8)
+            yield _row("decode", shape, "8B", lens, 1, target, quick=(longest, batch) == (4096, 8))
     for context, batch in DECODE_PAGE_16:
         shape = f"8B, batch {batch}, context {context}, pages of 16"
         yield _row("decode", shape, "8B", (context,) * batch, 1, None, page_size=16)

@@ -128,7 +128,7 @@ def _in_turn(calls: Sequence[Call], num_calls: int, before: Call | None = None) 
 
 
 def time_us(
-    prepared: Sequence[Prepared], cold: bool = False, target_ms: float = 3.0, repetitions: int = 7
+    prepared: Sequence[Prepared], cold: bool = False, target_ms: float = 2.5, repetitions: int = 7
 ) -> float:
     """Median microseconds of one call.
 

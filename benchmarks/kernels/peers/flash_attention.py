@@ -57,7 +57,7 @@ def _forward(
 
 
 def _paged(i: Paged) -> Prepared:
-    kv, out = i.tokens_first(), torch.full_like(i.q, math.nan)
+    kv, out = i.tokens_first, torch.full_like(i.q, math.nan)
     longest = max(i.lens)
     heads, kv_heads = i.q.shape[1], i.kv.shape[2]
     plan = OPS.get_scheduler_metadata(

@@ -44,7 +44,7 @@ def decode(i: Paged) -> Prepared:
         _workspace("plans"), LAYOUT, use_tensor_cores=True, backend="fa2"
     )
     wrapper.plan(*_pages(i), *_heads(i), i.page_size, q_data_type=BF16, kv_data_type=BF16)
-    kv, out = i.tokens_first(), torch.full_like(i.q, math.nan)
+    kv, out = i.tokens_first, torch.full_like(i.q, math.nan)
     return Prepared(lambda: wrapper.run(i.q, kv, out=out), lambda: out)
 
 
@@ -53,7 +53,7 @@ def decode_xqa(i: Paged) -> Prepared:
     if i.page_size != 64:
         raise Missing("measured with pages of 64 alone")
     workspace = _workspace("xqa").zero_()
-    kv, out = i.tokens_first(), torch.full_like(i.q, math.nan)
+    kv, out = i.tokens_first, torch.full_like(i.q, math.nan)
     lens = i.context_lens.to(torch.uint32)
 
     def call() -> None:
@@ -87,7 +87,7 @@ def prefill(i: Paged) -> Prepared:
         q_data_type=BF16,
         kv_data_type=BF16,
     )
-    kv, out = i.tokens_first(), torch.full_like(i.q, math.nan)
+    kv, out = i.tokens_first, torch.full_like(i.q, math.nan)
     return Prepared(lambda: wrapper.run(i.q, kv, out=out), lambda: out)
 
 
