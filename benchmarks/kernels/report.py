@@ -46,7 +46,7 @@ def draw(path: Path) -> None:
     rows = newest(everything)
     ceilings = [row for row in everything if row["benchmark"] == "kernel_ceilings"][-1]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), width_ratios=(3, 2))
-    colors = dict(zip(TABLES, plt.get_cmap("tab20").colors, strict=False))
+    colors = {table: plt.get_cmap("tab20")(n) for n, table in enumerate(TABLES)}
     for table in TABLES:
         members = [row for row in rows if row["table"] == table]
         if members and table in PRODUCTS:
