@@ -152,7 +152,7 @@ def _row(
         num_bytes=kv_bytes,
         num_flops=4 * heads * DIM * pairs if group == "prefill" else 0,
         rate="read",
-        set_bytes=COLD_BYTES,  # one set
+        set_bytes=kv_bytes,
         make=lambda: make(model, lens, q_len, page_size),
         check=check,
         tolerance=TOLERANCE,
