@@ -55,7 +55,8 @@ check: $(VENV)/built $(VENV)/tools
 	$(VENV)/bin/python -m pytest -q tests/unit/test_layout.py tests/unit/test_docs.py
 
 bench: $(VENV)/built
-	$(VENV)/bin/python -m benchmarks.kernels --device cpu $(ARGS)
+	$(PIP) install --quiet tqdm
+	$(VENV)/bin/python -m benchmarks.kernels $(ARGS)
 
 clean:
 	rm -rf build $(VENV) lightvl/_C*.so
@@ -76,7 +77,7 @@ $(VENV)/built: $(VENV)/torch $(SOURCES)
 	$(PIP) install --quiet 'setuptools>=77' ninja packaging
 	$(PIP) install --no-build-isolation --editable .
 	@$(VENV)/bin/python -c 'from lightvl import ops; \
-	    print(f"lightvl: built for the CPU; this processor runs {ops.cpu_isa()}")'
+	    print(f"lightvl: built; this processor runs {ops.cpu_isa()}")'
 	touch $@
 
 # What the project itself lists for tests and development; installing `.[dev]` would build again.
