@@ -19,7 +19,7 @@ ONE_PICTURE: tuple[tuple[Maker, float], ...] = (
     (scenes.named_drawing, 34),
     (scenes.any_clip_art, 1),
     (scenes.several_drawings, 3),
-    (scenes.flag, 3),
+    (scenes.flag, 3.5),
     (photographs.photo, 15),
     (photographs.photo_of_things, 7),
     (scenes.plain, 0.5),

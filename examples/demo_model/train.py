@@ -266,8 +266,8 @@ class Trainer:
         weights = checkpoint_weights(model)
         half, taken = sum(v.numel() for v in weights.values()) / 2, 0
         shards: list[dict[str, Tensor]] = [{}, {}]
-        for name, value in weights.items():
-            shards[taken > half][name] = value
+        for key, value in weights.items():
+            shards[taken > half][key] = value
             taken += value.numel()
         for number, shard in enumerate(shards):
             save_file(shard, self.args.out / f"{name}-{number}.safetensors")
