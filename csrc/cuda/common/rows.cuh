@@ -19,13 +19,16 @@ constexpr int kMaxRowWarps = kMaxRowThreads / 32;
 __device__ inline int64_t row_index() { return int64_t{blockIdx.x} * blockDim.y + threadIdx.y; }
 
 // Has a row that all blocks share fetched to L2 by the first of them.
-__device__ inline void prefetch_row(const void* row, int64_t bytes) {
+__device__ inline void prefetch_shared(const void* row, int64_t bytes) {
   constexpr int kLine = 128;
   if (blockIdx.x > 0 || threadIdx.y > 0) return;
   for (int64_t i = threadIdx.x * kLine; i < bytes; i += blockDim.x * kLine) {
     prefetch_to_l2(static_cast<const char*>(row) + i);
   }
 }
+
+// Blocks of kMaxRowThreads that fit an SM: few registers keep many short rows in flight.
+constexpr int row_blocks(int items) { return items <= 2 ? 3 : items <= 4 ? 2 : 1; }
 
 // This thread's packs of a row: kItems of them, each adjoining those of the other threads.
 template <class T, int kPack, int kItems>

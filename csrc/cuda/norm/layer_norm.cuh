@@ -59,24 +59,24 @@ __device__ Moments row_moments(const Row<T, kPack, kItems>& row, int width, floa
 }
 
 template <class T, int kPack, int kItems>
-__global__ void __launch_bounds__(kMaxRowThreads, kItems <= 4 ? 2 : 1)
+__global__ void __launch_bounds__(kMaxRowThreads, row_blocks(kItems))
     layer_norm_kernel(const __grid_constant__ LayerNormParams p) {
   using Packs = Pack<T, kPack>;
   const int64_t row = row_index();
   const int width = static_cast<int>(p.width);
   const float count = elements_of_warp<kPack>(width);
-  prefetch_row(p.weight, width * sizeof(T));
-  prefetch_row(p.bias, width * sizeof(T));
+  prefetch_shared(p.weight, p.width * sizeof(T));
+  prefetch_shared(p.bias, p.width * sizeof(T));
   wait_for_previous();
   let_next_begin();
   if (row >= p.num_tokens) return;
-  Row<T, kPack, kItems> values, weight;
+  Row<T, kPack, kItems> values;
   values.load(static_cast<const T*>(p.x) + row * p.x_stride, width);
-  weight.load(static_cast<const T*>(p.weight), width);
   const Moments moments = row_moments(values, width, count);
   const float scale = rsqrtf(moments.squares / moments.count + p.eps);
   T* out = static_cast<T*>(p.out) + row * p.out_stride;
-  values.each_with(weight, width, [&](const Packs& pack, const Packs& factor, int c) {
+  values.each(width, [&](const Packs& pack, int c) {
+    const Packs factor = load_pack<kPack>(static_cast<const T*>(p.weight) + c);
     const Packs offset = load_pack<kPack>(static_cast<const T*>(p.bias) + c);
     Packs result;
 #pragma unroll
@@ -91,13 +91,18 @@ __global__ void __launch_bounds__(kMaxRowThreads, kItems <= 4 ? 2 : 1)
 
 template <class T>
 cudaError_t launch_layer_norm(const LayerNormParams& p, cudaStream_t stream) {
-  return dispatch_row<T, 4>(
-      p.num_tokens, p.width,
-      [&](auto pack, auto items, RowGrid shape) {
-        return launch_dependent(layer_norm_kernel<T, pack, items>, shape.grid, shape.block, stream,
-                                p);
-      },
-      p.x_stride | p.out_stride, p.x, p.weight, p.bias, p.out);
+  const auto run = [&]<int kItems>(std::integral_constant<int, kItems>) {
+    return dispatch_row<T, kItems>(
+        p.num_tokens, p.width,
+        [&](auto pack, auto items, RowGrid shape) {
+          return launch_dependent(layer_norm_kernel<T, pack, items>, shape.grid, shape.block,
+                                  stream, p);
+        },
+        p.x_stride | p.out_stride, p.x, p.weight, p.bias, p.out);
+  };
+  constexpr int64_t kNarrowBytes = 4096;
+  if (p.width * int64_t{sizeof(T)} <= kNarrowBytes) return run(std::integral_constant<int, 2>{});
+  return run(std::integral_constant<int, 4>{});
 }
 
 }  // namespace lightvl::cuda

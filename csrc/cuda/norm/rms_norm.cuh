@@ -24,9 +24,6 @@ __device__ Pack<T, kPack> scaled(const Pack<T, kPack>& pack, float scale,
   return result;
 }
 
-// Blocks of kMaxRowThreads that fit an SM: few registers keep many short rows in flight.
-constexpr int row_blocks(int items) { return items <= 2 ? 3 : items <= 4 ? 2 : 1; }
-
 template <class T, int kPack, int kItems>
 __global__ void __launch_bounds__(kMaxRowThreads, row_blocks(kItems))
     rms_norm_kernel(const __grid_constant__ RmsNormParams p) {
@@ -37,7 +34,7 @@ __global__ void __launch_bounds__(kMaxRowThreads, row_blocks(kItems))
   T* out = static_cast<T*>(p.out) + t * p.out_stride_t + h * p.out_stride_h;
   const int width = static_cast<int>(p.width);
   const float inverse_width = 1.0f / static_cast<float>(width);
-  prefetch_row(p.weight, width * sizeof(T));
+  prefetch_shared(p.weight, p.width * sizeof(T));
   wait_for_previous();
   let_next_begin();
   if (t >= p.num_tokens) return;
@@ -62,7 +59,7 @@ __global__ void __launch_bounds__(kMaxRowThreads, kItems <= 4 ? 2 : 1)
   T* out = static_cast<T*>(p.out) + row * p.out_stride;
   const int width = static_cast<int>(p.width);
   const float inverse_width = 1.0f / static_cast<float>(width);
-  prefetch_row(p.weight, width * sizeof(T));
+  prefetch_shared(p.weight, p.width * sizeof(T));
   wait_for_previous();
   let_next_begin();
   if (row >= p.num_tokens) return;
