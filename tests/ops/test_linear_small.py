@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightvl.ops import linear_small
+from lightvl.ops import linear_small, prefers_linear_small
 from lightvl.testing.cases import CUDA_OPERATORS
 from lightvl.testing.compare import TOLERANCE, assert_close
 from lightvl.testing.linear_reference import (
@@ -133,6 +133,14 @@ def test_wrong_arguments_are_named() -> None:
         linear_small(torch.zeros(3, 20).half()[:, :16], weight)
     with pytest.raises(ValueError, match="float32 is not supported"):
         linear_small(x.float(), weight.float())
+
+
+def test_what_is_taken_is_preferred() -> None:
+    assert prefers_linear_small(1, 3584)
+    assert prefers_linear_small(16, 896)
+    assert not prefers_linear_small(17, 896)
+    assert not prefers_linear_small(0, 896)
+    assert not prefers_linear_small(4, 900)
 
 
 def test_the_cpu_is_refused() -> None:

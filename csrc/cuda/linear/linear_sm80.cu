@@ -10,13 +10,17 @@ namespace {
 // How a device runs the kernel.
 struct LinearDevice {
   int num_sms;
-  bool early;  // whether its code has the instructions of programmatic launch
+  int shared_bytes;  // that a block may have
+  bool early;        // whether its code has the instructions of programmatic launch
 
   cudaError_t read() {
     int device, major;
     cudaError_t status = cudaGetDevice(&device);
     if (status == cudaSuccess)
       status = cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device);
+    if (status == cudaSuccess)
+      status =
+          cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     if (status == cudaSuccess)
       status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
 #ifdef LIGHTVL_SM90
@@ -28,7 +32,8 @@ struct LinearDevice {
   }
 };
 
-// One block an SM. The shape follows from the rows that each gets, never from the rows of x.
+// One block an SM. The shape follows from the device and the weight alone, never from the rows of
+// x: shapes add the products in different orders.
 template <class T>
 cudaError_t launch_linear_small(const LinearSmallParams& p, cudaStream_t stream) {
   if (p.num_tokens * p.out_width == 0) return cudaSuccess;
@@ -36,13 +41,18 @@ cudaError_t launch_linear_small(const LinearSmallParams& p, cudaStream_t stream)
   const cudaError_t status = device.read();
   if (status != cudaSuccess) return status;
   const int blocks = static_cast<int>(std::min<int64_t>(device.num_sms, p.out_width));
-  const int64_t rows = (p.out_width + blocks - 1) / blocks;
-  const auto launch = [&]<class Shape>(std::type_identity<Shape>) {
+  const auto launch = [&]<class Shape>(Shape) {
     return launch_shape<T, Shape>(p, blocks, device.early, stream);
   };
-  if (p.silu_mul) return launch(std::type_identity<LinearShape<8, 4, 1, 4, true>>{});
-  if (rows <= 16) return launch(std::type_identity<LinearShape<2, 8, 1, 6, false>>{});
-  return launch(std::type_identity<LinearShape<4, 8, 1, 4, false>>{});
+  using Wide = LinearShape<8, 8, 1, 4, false>;
+  if (device.shared_bytes < Wide::shared_bytes(2)) {
+    if (p.silu_mul) return launch(LinearShape<4, 8, 1, 3, true>{});
+    return launch(LinearShape<4, 8, 1, 3, false>{});
+  }
+  if (p.silu_mul) return launch(LinearShape<8, 8, 1, 4, true>{});
+  if (p.out_width > 16 * blocks) return launch(Wide{});
+  if (p.width > 1024) return launch(LinearShape<2, 8, 1, 6, false>{});
+  return launch(LinearShape<2, 16, 1, 3, false>{});
 }
 
 }  // namespace

@@ -136,22 +136,20 @@ struct LinearKernel {
     }
   }
 
-  // Rows that aren't there repeat the last one: a result depends on its own row alone.
-  __device__ const T* x_row(int half) const {
-    const int r = min(row + 8 * half, static_cast<int>(p.num_tokens) - 1);
-    return static_cast<const T*>(p.x) + r * p.x_stride;
+  // Rows that aren't there are zeros. (Copies that repeat another row cost as much as the rows.)
+  __device__ bool in_x(int half, int c) const { return row + 8 * half < p.num_tokens && c < width; }
+  __device__ const T* x_at(int half, int c) const {
+    return static_cast<const T*>(p.x) + (in_x(half, c) ? (row + 8 * half) * p.x_stride + c : 0);
   }
 
   __device__ void load_x() const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (half == halves) break;
-      const int c = first_column(next.chunk);
-      const T* from = x_row(half) + c;
 #pragma unroll
       for (int u = 0; u < kUnits; ++u) {
-        const bool wanted = c + u * kUnit < width;
-        copy_async(x_fragment(next.slot, u, half), wanted ? from + u * kUnit : from, wanted);
+        const int c = first_column(next.chunk) + u * kUnit;
+        copy_async(x_fragment(next.slot, u, half), x_at(half, c), in_x(half, c));
       }
     }
   }
@@ -161,7 +159,7 @@ struct LinearKernel {
     uint4 x[Shape::kStages - 1][kUnits][2];
     for_each_filled([&](int s, int u, int half, int c) {
       x[s][u][half] = make_uint4(0, 0, 0, 0);
-      if (c < width) x[s][u][half] = __ldcg(reinterpret_cast<const uint4*>(x_row(half) + c));
+      if (in_x(half, c)) x[s][u][half] = __ldcg(reinterpret_cast<const uint4*>(x_at(half, c)));
     });
     for_each_filled([&](int s, int u, int half, int) {
       *reinterpret_cast<uint4*>(x_fragment(s, u, half)) = x[s][u][half];
