@@ -22,53 +22,92 @@
 
 namespace lightvl::cuda {
 
-// The part of the pages that one warp reads.
+// The slices that one warp takes, in order, and their pages. Under load a read takes longer than a
+// slice, so the numbers of 32 pages are asked for at once, a lane each, and 32 slices ahead.
 template <class T>
-struct DecodePages {
-  const PagedAttentionParams& p;
-  const DecodeSequence* seqs;
-  DecodeCursor at;    // the slice to be loaded next
-  int page = 0;       // its page
-  int page_bits = 0;  // the page size is 1 << page_bits
+class DecodePages {
+ public:
+  // Every `stride`-th slice of the line from `line`, which `at` is, up to `end`.
+  __device__ DecodePages(const PagedAttentionParams& p, const DecodeSequence* seqs, DecodeCursor at,
+                         int line, int end, int stride)
+      : p_(p), seqs_(seqs), at_(at), ahead_(at), line_(line), end_(end), stride_(stride) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    page_bits_ = 31 - __clz(static_cast<int>(p.page_size));
+    if (line_ < end_) at_.settle(seqs_, num_heads());
+    ahead_.slice += lane * stride_;
+    ahead_line_ = line_ + lane * stride_;
+    now_ = ask();
+    later_ = ask();
+  }
 
-  // Moves on by `slices`, to one that exists, and asks for its page.
-  __device__ void advance(int slices) {
-    at.slice += slices;
-    at.settle(seqs, static_cast<int>(p.num_kv_heads));
-    page = p.page_table[at.seq * p.page_table_stride + (at.slice * kSliceKeys >> page_bits)];
-  }
+  __device__ bool exists() const { return line_ < end_; }
+  __device__ const DecodeSequence& seq() const { return seqs_[at_.seq]; }
+  __device__ int head() const { return at_.head; }
   // The slice's last row that holds a token.
-  __device__ int last() const {
-    return min(seqs[at.seq].keys - at.slice * kSliceKeys, kSliceKeys) - 1;
-  }
+  __device__ int last() const { return min(seq().keys - at_.slice * kSliceKeys, kSliceKeys) - 1; }
   __device__ const T* rows(const void* cache, const int64_t (&stride)[3]) const {
-    const int64_t slot = at.slice * kSliceKeys & ((1 << page_bits) - 1);
-    return static_cast<const T*>(cache) + page * stride[0] + at.head * stride[1] + slot * stride[2];
+    const int64_t slot = at_.slice * kSliceKeys & ((1 << page_bits_) - 1);
+    const int64_t page = __shfl_sync(kAllLanes, now_, turn_);
+    return static_cast<const T*>(cache) + page * stride[0] + at_.head * stride[1] +
+           slot * stride[2];
   }
+
+  __device__ void advance() {
+    line_ += stride_;
+    at_.slice += stride_;
+    if (line_ < end_) at_.settle(seqs_, num_heads());
+    if (++turn_ < 32) return;
+    turn_ = 0;
+    now_ = later_;
+    later_ = ask();
+  }
+
+ private:
+  __device__ int num_heads() const { return static_cast<int>(p_.num_kv_heads); }
+
+  // Asks for the page of this lane's slice and goes 32 slices on.
+  __device__ int ask() {
+    int page = 0;
+    if (ahead_line_ < end_) {
+      ahead_.settle(seqs_, num_heads());
+      const int64_t i = ahead_.slice * kSliceKeys >> page_bits_;
+      page = p_.page_table[ahead_.seq * p_.page_table_stride + i];
+    }
+    ahead_.slice += 32 * stride_;
+    ahead_line_ += 32 * stride_;
+    return page;
+  }
+
+  const PagedAttentionParams& p_;
+  const DecodeSequence* seqs_;
+  DecodeCursor at_, ahead_;
+  int line_, end_, stride_, ahead_line_, page_bits_;
+  int now_, later_;  // pages of this lane's slices
+  int turn_ = 0;     // the lane that has the page of `at_`
 };
 
 // A warp on its way through its worker's share.
-template <class T, int kHeadDim, int kTiles, int kStages>
+template <class T, int kHeadDim, int kTiles>
 class DecodeWarp {
  public:
   using Partial = DecodePartial<kHeadDim, 8 * kTiles>;
   using Slice = DecodeSlice<T, kHeadDim, kTiles>;
-  using Stage = DecodeStage<T, kHeadDim>;
 
   // It takes every `stride`-th slice of the share from number `turn` on.
   __device__ DecodeWarp(const PagedAttentionParams& p, const DecodeSequence* seqs,
-                        const DecodeShare& share, Stage (&stages)[kStages], int turn, int stride)
+                        const DecodeShare& share, typename Slice::Queries& queries, int turn,
+                        int stride)
       : p_(p),
-        stages_(stages),
-        pages_{p, seqs, share.first},
-        share_end_(share.end),
+        queries_(queries),
+        pages_(p, seqs, {share.first.seq, share.first.head, share.first.slice + turn},
+               share.begin + turn, share.end, stride),
         stride_(stride),
-        loading_(share.begin + turn),
-        next_(loading_) {
-    pages_.page_bits = 31 - __clz(static_cast<int>(p.page_size));
-    if (loading_ < share_end_) pages_.advance(turn);
-#pragma unroll
-    for (int i = 0; i < kStages; ++i) load(i);
+        loaded_(share.begin + turn) {
+    if (!pages_.exists()) return;
+    load_queries();
+    load_keys();
+    load_values();
+    pages_.advance();
   }
 
   __device__ DecodeRows<T> rows(const DecodeSequence& seq, int head) const {
@@ -77,28 +116,27 @@ class DecodeWarp {
   }
 
   // Attends to this warp's slices of a pair, which begins at `begin`, up to `end` of the line.
-  __device__ void attend(const DecodeSequence& seq, int head, int begin, int end) {
+  __device__ void attend(const DecodeSequence& seq, int begin, int end) {
     const int r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
     const float scale = p_.scale * 1.44269504f;
-    slice_.clear();
-    if (next_ >= end) return;
-    const DecodeRows<T> all = rows(seq, head);
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      slice_.load_queries(tile, all.query(8 * tile + r), 8 * tile + r < all.count);
-    }
     int seen[kTiles][2];  // keys that queries 2c and 2c + 1 see
 #pragma unroll
     for (int row = 0; row < 2 * kTiles; ++row) {
-      const int token = (row / 2 * 8 + 2 * c + row % 2) / all.group;
+      const int token =
+          (row / 2 * 8 + 2 * c + row % 2) / static_cast<int>(p_.num_heads / p_.num_kv_heads);
       seen[row / 2][row % 2] = min(seq.keys - seq.q_len + token + 1, seq.keys);
     }
-    for (; next_ < end; next_ += stride_) {
+    slice_.clear();
+    wait_for_copies<0>();
+    for (; loaded_ < end; loaded_ += stride_) {
       float score[kTiles][4] = {};
-      wait_for_copies<kStages - 1>();
-      __syncwarp();
-      slice_.multiply_keys(stages_[stage_], score);
-      const int key = (next_ - begin) * kSliceKeys + r;
+      slice_.multiply_keys(queries_, score);
+      const bool more = pages_.exists();
+      if (more) {
+        load_keys();
+        if (loaded_ + stride_ >= end) load_queries();
+      }
+      const int key = (loaded_ - begin) * kSliceKeys + r;
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
@@ -108,10 +146,11 @@ class DecodeWarp {
         }
       }
       slice_.soften(score);
-      slice_.multiply_values(stages_[stage_], score);
-      __syncwarp();
-      load(stage_);
-      stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
+      slice_.multiply_values(score);
+      if (more) {
+        load_values();
+        pages_.advance();
+      }
     }
   }
 
@@ -128,36 +167,39 @@ class DecodeWarp {
   }
 
  private:
-  // Starts to copy the next slice, if there is one, and asks for the page of the one after.
-  __device__ void load(int stage) {
-    if (loading_ < share_end_) {
-      const int last = pages_.last();
-      stages_[stage].copy_keys(pages_.rows(p_.k_cache, p_.k_stride), p_.k_stride[2], last);
-      stages_[stage].copy_values(pages_.rows(p_.v_cache, p_.v_stride), p_.v_stride[2], last);
-      loading_ += stride_;
-      if (loading_ < share_end_) pages_.advance(stride_);
+  __device__ void load_queries() {
+    const DecodeRows<T> all = rows(pages_.seq(), pages_.head());
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const int row = 8 * tile + static_cast<int>(threadIdx.x) % 32 / 4;
+      Slice::copy_queries(queries_, tile, all.query(row), row < all.count);
     }
     commit_copies();
   }
+  __device__ void load_keys() {
+    slice_.load_keys(pages_.rows(p_.k_cache, p_.k_stride), p_.k_stride[2], pages_.last());
+  }
+  __device__ void load_values() {
+    slice_.load_values(pages_.rows(p_.v_cache, p_.v_stride), p_.v_stride[2], pages_.last());
+  }
 
   const PagedAttentionParams& p_;
-  Stage (&stages_)[kStages];
   Slice slice_;
+  typename Slice::Queries& queries_;
   DecodePages<T> pages_;
-  int share_end_, stride_;
-  int loading_, next_;  // the slices to be copied and attended to next, as numbers of the line
-  int stage_ = 0;       // where the latter lies
+  int stride_;
+  int loaded_;  // the slice in registers, as a number of the line
 };
 
-template <class T, int kHeadDim, int kTiles, int kWarps, int kStages>
+template <class T, int kHeadDim, int kTiles, int kWarps>
 __global__ void __launch_bounds__(32 * kWarps, 1)
     decode_attention_kernel(const __grid_constant__ PagedAttentionWork work, int least_share) {
   using Merger = DecodeMerger<T, kHeadDim, 8 * kTiles, kWarps>;
-  using Stages = DecodeStage<T, kHeadDim>[kStages];
+  using Queries = typename DecodeSlice<T, kHeadDim, kTiles>::Queries;
   extern __shared__ __align__(16) unsigned char bytes[];
   auto& shared = *reinterpret_cast<typename Merger::Shared*>(bytes);
-  auto* stages = reinterpret_cast<Stages*>(&shared + 1);
-  auto* seqs = reinterpret_cast<DecodeSequence*>(stages + kWarps);
+  auto* queries = reinterpret_cast<Queries*>(&shared + 1);
+  auto* seqs = reinterpret_cast<DecodeSequence*>(queries + kWarps);
   const PagedAttentionParams& p = work.params;
   const Cluster cluster = Cluster::mine();
   const int worker = static_cast<int>(blockIdx.x) / cluster.size;
@@ -172,15 +214,15 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
       share_out<kWarps>(p, 8 * kTiles, least_share, worker, num_workers, stride, seqs);
   if (share.begin >= share.end) return;
   Merger merger(shared, work.workspace, cluster, worker, num_workers);
-  const int w = static_cast<int>(threadIdx.x) / 32;
-  DecodeWarp<T, kHeadDim, kTiles, kStages> warp(p, seqs, share, stages[w],
-                                                kWarps * cluster.rank + w, stride);
+  DecodeWarp<T, kHeadDim, kTiles> warp(p, seqs, share, queries[threadIdx.x / 32],
+                                       kWarps * cluster.rank + static_cast<int>(threadIdx.x) / 32,
+                                       stride);
 
   DecodeCursor pair = share.first;
   for (int begin = share.begin; begin < share.end;) {
     const DecodeSequence seq = seqs[pair.seq];
     const int pair_begin = begin - pair.slice, pair_end = pair_begin + seq.slices;
-    warp.attend(seq, pair.head, pair_begin, min(pair_end, share.end));
+    warp.attend(seq, pair_begin, min(pair_end, share.end));
     warp.leave(merger.warp());
     merger.merge(warp.rows(seq, pair.head),
                  {share.worker_of(pair_begin), share.worker_of(pair_end - 1)});
@@ -192,16 +234,16 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
   merger.finish();
 }
 
-template <class T, int kHeadDim, int kTiles, int kWarps>
-cudaError_t run_decode(const PagedAttentionWork& work, const DecodeLaunch<kTiles>& launch,
-                       cudaStream_t stream) {
-  constexpr int kStages = 256 / kHeadDim;  // 16 KB of a warp, at least 12
-  using Shared = typename DecodeMerger<T, kHeadDim, 8 * kTiles, kWarps>::Shared;
-  using Stages = DecodeStage<T, kHeadDim>[kStages];
-  constexpr auto kKernel = decode_attention_kernel<T, kHeadDim, kTiles, kWarps, kStages>;
-  constexpr int kShared = sizeof(Shared) + kWarps * sizeof(Stages);
+template <class T, int kHeadDim, int kTiles>
+cudaError_t run_decode(const PagedAttentionWork& work, cudaStream_t stream) {
+  using Launch = DecodeLaunch<kTiles>;
+  using Shared = typename DecodeMerger<T, kHeadDim, Launch::kRows, Launch::kWarps>::Shared;
+  using Queries = typename DecodeSlice<T, kHeadDim, kTiles>::Queries;
+  constexpr auto kKernel = decode_attention_kernel<T, kHeadDim, kTiles, Launch::kWarps>;
+  constexpr int kShared = sizeof(Shared) + Launch::kWarps * sizeof(Queries);
   constexpr int kSequence = sizeof(DecodeSequence);
   cudaError_t status = allow_shared_memory<kKernel>(kShared + kMaxDecodeSeqs * kSequence);
+  const Launch launch = Launch::choose(work);
   PagedAttentionWork part = work;
   PagedAttentionParams& p = part.params;
   for (int64_t done = 0; status == cudaSuccess && done < work.params.num_seqs;
@@ -213,13 +255,6 @@ cudaError_t run_decode(const PagedAttentionWork& work, const DecodeLaunch<kTiles
     p.context_lens += kMaxDecodeSeqs;
   }
   return status;
-}
-
-template <class T, int kHeadDim, int kTiles>
-cudaError_t run_decode(const PagedAttentionWork& work, cudaStream_t stream) {
-  const auto launch = DecodeLaunch<kTiles>::choose(work);
-  return launch.warps == 8 ? run_decode<T, kHeadDim, kTiles, 8>(work, launch, stream)
-                           : run_decode<T, kHeadDim, kTiles, 4>(work, launch, stream);
 }
 
 template <class T, int kHeadDim>
