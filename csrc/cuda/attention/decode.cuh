@@ -1,19 +1,18 @@
 // Decode attention: sequences with few new tokens attend to their pages of keys and values.
 //
-// One launch of a persistent grid. Each block finds its share of all (sequence, KV head) pairs from
-// the lengths (decode_schedule.cuh); its warps take the share's slices of 16 keys in turn, each at
-// its own pace with softmax statistics of its own (decode_slice.cuh). A warp's loop:
+// One launch, at most a block an SM. Each block finds its share of all (sequence, KV head) pairs
+// from the lengths (decode_schedule.cuh); its warps take the share's slices of 16 keys in turn,
+// each at its own pace with softmax statistics of its own (decode_slice.cuh). A warp's loop:
 //
-//   S = K Q^T of the slice in registers     | then its key registers are loaded with the next
-//   slice's P = exp2(S - maximum)                   | O = O + P V                             |
-//   then its value registers; then the page number after
+//   S = K Q^T of the slice in registers | then the next slice's keys are on their way to them,
+//   P = exp2(S - maximum)
+//   O = O + P V                         | then its values, and the page number of the one after
 //
-// so that all but a few hundred cycles of the time 64 registers a thread (8 KB a warp, 64 KB or
-// more an SM) are on their way, across the ends of pairs too. Where a pair or the share ends, the
-// warps' results are merged in shared memory and, if other blocks hold parts of the pair, by
-// whichever block finishes last (decode_merge.cuh). The query heads of a KV head share its keys:
-// with up to 8 rows (new tokens times group) a row is a column of one product's N side, with up to
-// 16 of two.
+// so that all but a few hundred cycles of the time 64 registers a thread (8 KB a warp, 64 KB an SM)
+// are being loaded, across the ends of pairs too. Where a pair or the share ends, the warps'
+// results are merged in shared memory and, if other blocks hold parts of the pair, by the last of
+// these (decode_merge.cuh). The query heads of a KV head share its keys: with up to 8 rows (new
+// tokens times group) a row is a column of one product's N side, with up to 16 of two.
 #pragma once
 
 #include "cuda/attention/decode_launch.cuh"
@@ -22,68 +21,29 @@
 
 namespace lightvl::cuda {
 
-// The slices that one warp takes, in order, and their pages. Under load a read takes longer than a
-// slice, so the numbers of 32 pages are asked for at once, a lane each, and 32 slices ahead.
+// The part of the pages that one warp reads.
 template <class T>
-class DecodePages {
- public:
-  // Every `stride`-th slice of the line from `line`, which `at` is, up to `end`.
-  __device__ DecodePages(const PagedAttentionParams& p, const DecodeSequence* seqs, DecodeCursor at,
-                         int line, int end, int stride)
-      : p_(p), seqs_(seqs), at_(at), ahead_(at), line_(line), end_(end), stride_(stride) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    page_bits_ = 31 - __clz(static_cast<int>(p.page_size));
-    if (line_ < end_) at_.settle(seqs_, num_heads());
-    ahead_.slice += lane * stride_;
-    ahead_line_ = line_ + lane * stride_;
-    now_ = ask();
-    later_ = ask();
-  }
+struct DecodePages {
+  const PagedAttentionParams& p;
+  const DecodeSequence* seqs;
+  DecodeCursor at;    // the slice to be loaded next
+  int page = 0;       // its page
+  int page_bits = 0;  // the page size is 1 << page_bits
 
-  __device__ bool exists() const { return line_ < end_; }
-  __device__ const DecodeSequence& seq() const { return seqs_[at_.seq]; }
-  __device__ int head() const { return at_.head; }
+  // Moves on by `slices`, to one that exists, and asks for its page.
+  __device__ void advance(int slices) {
+    at.slice += slices;
+    at.settle(seqs, static_cast<int>(p.num_kv_heads));
+    page = p.page_table[at.seq * p.page_table_stride + (at.slice * kSliceKeys >> page_bits)];
+  }
   // The slice's last row that holds a token.
-  __device__ int last() const { return min(seq().keys - at_.slice * kSliceKeys, kSliceKeys) - 1; }
+  __device__ int last() const {
+    return min(seqs[at.seq].keys - at.slice * kSliceKeys, kSliceKeys) - 1;
+  }
   __device__ const T* rows(const void* cache, const int64_t (&stride)[3]) const {
-    const int64_t slot = at_.slice * kSliceKeys & ((1 << page_bits_) - 1);
-    const int64_t page = __shfl_sync(kAllLanes, now_, turn_);
-    return static_cast<const T*>(cache) + page * stride[0] + at_.head * stride[1] +
-           slot * stride[2];
+    const int64_t slot = at.slice * kSliceKeys & ((1 << page_bits) - 1);
+    return static_cast<const T*>(cache) + page * stride[0] + at.head * stride[1] + slot * stride[2];
   }
-
-  __device__ void advance() {
-    line_ += stride_;
-    at_.slice += stride_;
-    if (line_ < end_) at_.settle(seqs_, num_heads());
-    if (++turn_ < 32) return;
-    turn_ = 0;
-    now_ = later_;
-    later_ = ask();
-  }
-
- private:
-  __device__ int num_heads() const { return static_cast<int>(p_.num_kv_heads); }
-
-  // Asks for the page of this lane's slice and goes 32 slices on.
-  __device__ int ask() {
-    int page = 0;
-    if (ahead_line_ < end_) {
-      ahead_.settle(seqs_, num_heads());
-      const int64_t i = ahead_.slice * kSliceKeys >> page_bits_;
-      page = p_.page_table[ahead_.seq * p_.page_table_stride + i];
-    }
-    ahead_.slice += 32 * stride_;
-    ahead_line_ += 32 * stride_;
-    return page;
-  }
-
-  const PagedAttentionParams& p_;
-  const DecodeSequence* seqs_;
-  DecodeCursor at_, ahead_;
-  int line_, end_, stride_, ahead_line_, page_bits_;
-  int now_, later_;  // pages of this lane's slices
-  int turn_ = 0;     // the lane that has the page of `at_`
 };
 
 // A warp on its way through its worker's share.
@@ -99,15 +59,17 @@ class DecodeWarp {
                         int stride)
       : p_(p),
         queries_(queries),
-        pages_(p, seqs, {share.first.seq, share.first.head, share.first.slice + turn},
-               share.begin + turn, share.end, stride),
+        pages_{p, seqs, share.first},
+        share_end_(share.end),
         stride_(stride),
         loaded_(share.begin + turn) {
-    if (!pages_.exists()) return;
+    if (loaded_ >= share_end_) return;
+    pages_.page_bits = 31 - __clz(static_cast<int>(p.page_size));
+    pages_.advance(turn);
     load_queries();
     load_keys();
     load_values();
-    pages_.advance();
+    if (loaded_ + stride_ < share_end_) pages_.advance(stride_);
   }
 
   __device__ DecodeRows<T> rows(const DecodeSequence& seq, int head) const {
@@ -131,7 +93,7 @@ class DecodeWarp {
     for (; loaded_ < end; loaded_ += stride_) {
       float score[kTiles][4] = {};
       slice_.multiply_keys(queries_, score);
-      const bool more = pages_.exists();
+      const bool more = loaded_ + stride_ < share_end_;
       if (more) {
         load_keys();
         if (loaded_ + stride_ >= end) load_queries();
@@ -149,7 +111,7 @@ class DecodeWarp {
       slice_.multiply_values(score);
       if (more) {
         load_values();
-        pages_.advance();
+        if (loaded_ + 2 * stride_ < share_end_) pages_.advance(stride_);
       }
     }
   }
@@ -168,7 +130,7 @@ class DecodeWarp {
 
  private:
   __device__ void load_queries() {
-    const DecodeRows<T> all = rows(pages_.seq(), pages_.head());
+    const DecodeRows<T> all = rows(pages_.seqs[pages_.at.seq], pages_.at.head);
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
       const int row = 8 * tile + static_cast<int>(threadIdx.x) % 32 / 4;
@@ -187,7 +149,7 @@ class DecodeWarp {
   Slice slice_;
   typename Slice::Queries& queries_;
   DecodePages<T> pages_;
-  int stride_;
+  int share_end_, stride_;
   int loaded_;  // the slice in registers, as a number of the line
 };
 
@@ -207,6 +169,8 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
   const int stride = kWarps * cluster.size;  // warps of a worker
 
 #if __CUDA_ARCH__ >= 900
+  // Whoever comes next may begin once all blocks have, and waits for their end by itself; what came
+  // before has ended, even if this kernel was launched without waiting for that.
   asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
 #endif
   prefetch_pages(p, work.max_pages);

@@ -12,7 +12,7 @@
 namespace lightvl::cuda {
 
 constexpr int kSliceKeys = 16;
-constexpr int kMaxDecodeSeqs = 512;  // of one launch: their lengths lie in shared memory
+constexpr int kMaxDecodeSeqs = 1024;  // of one launch: their lengths lie in shared memory
 
 struct DecodeSequence {
   int q_begin, q_len;
