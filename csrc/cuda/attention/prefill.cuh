@@ -1,18 +1,20 @@
 // Chunked prefill attention over pages of keys and values, causal, for sm_90a.
 //
-// A block of threads is a producer warp and two or three consumer warpgroups, each of which owns 64
-// rows (new token, query head of the group) of a tile. Q, K and V lie in shared memory as panels of
-// 64 columns with the 128-byte swizzle, as TMA writes and wgmma reads them.
+// A block of threads is a warpgroup of producers and two or three consumer warpgroups, each of
+// which owns 64 rows (new token, query head of the group) of a tile. Q, K and V lie in shared
+// memory as panels of 64 columns with the 128-byte swizzle, as TMA writes and wgmma reads them; O,
+// S and P in the consumers' registers.
 //
-//   producer      Q tile, then per block of keys K and V, each page a TMA box, two slots each
-//   warpgroup 0   S = Q K'  O += P V | softmax of S             | S = Q K'  O += P V | ...
-//   warpgroup 1   softmax of S       | S = Q K'  O += P V       | softmax of S       | ...
+//   warp 0        items: which tile over which keys         (prefill_schedule, prefill_share)
+//   warp 1        K and V, each page a TMA box, two slots each                 (prefill_load)
+//   warps 2, 3    Q, two slots                                                 (prefill_load)
+//   warpgroup 1   S = Q K'  O += P V | softmax of S       | S = Q K'  O += P V (prefill_attend)
+//   warpgroup 2   softmax of S       | S = Q K'  O += P V | softmax of S
 //
-// Within a warpgroup S of a block is issued before P V of the one before, so that its own softmax
-// runs under that product too; between warpgroups named barriers hand the tensor cores around.
-// Blocks of keys go from the last, which holds the diagonal, to the first. The grid is at most one
-// block an SM; each goes through the items of prefill_shape.cuh. Its barriers run on, so that
-// the producer loads the next item while the consumers finish this one.
+// S of a block is issued before P V of the one before, so that a warpgroup's softmax runs under its
+// own P V, too; named barriers hand the tensor cores from one warpgroup to the other. Blocks of
+// keys go from the last, which holds the diagonal, to the first. The grid is one block an SM;
+// mbarriers run on from item to item, so that the next one is loaded while this one is finished.
 #pragma once
 
 #include "cuda/attention/prefill_attend.cuh"
@@ -27,7 +29,7 @@ template <class Config>
 __device__ void hand_out_items(const PagedAttentionWork& work, const PrefillShape& shape,
                                PrefillShared<Config>& shared) {
   PrefillSchedule<Config::kKeys> schedule(work, shape, shared.plan);
-  Ring<Config::kQueryStages> ring;
+  PrefillRing<Config::kQueryStages> ring;
   PrefillItem item;
   for (bool more = true; more; ring.advance()) {
     more = schedule.next(item);

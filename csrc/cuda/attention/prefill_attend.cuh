@@ -275,8 +275,8 @@ class PrefillConsumer {
   PrefillShared<Config>& shared_;
   PrefillPieces<Config> pieces_;
   int warpgroup_;
-  Ring<Config::kStages> key_ring_, value_ring_;
-  Ring<Config::kQueryStages> query_ring_;
+  PrefillRing<Config::kStages> key_ring_, value_ring_;
+  PrefillRing<Config::kQueryStages> query_ring_;
 };
 
 }  // namespace lightvl::cuda

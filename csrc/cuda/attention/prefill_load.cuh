@@ -31,7 +31,7 @@ class PrefillLoader {
 
   // Loads for the items that the scheduler hands on.
   __device__ void run() {
-    for (Ring<Config::kQueryStages> ring;; ring.advance()) {
+    for (PrefillRing<Config::kQueryStages> ring;; ring.advance()) {
       wait(shared_.item_full[ring.slot], ring.parity);
       const PrefillItem& item = shared_.item[ring.slot];
       if (item.block_end < 0) break;
@@ -83,7 +83,7 @@ class PrefillLoader {
   PrefillShared<Config>& shared_;
   int lane_, page_size_;
   int key_, panel_;  // of this lane's box in a block
-  Ring<Config::kStages> ring_;
+  PrefillRing<Config::kStages> ring_;
 };
 
 // The warps that copy queries, two of them; rows beyond the tile's are zero.
@@ -94,7 +94,7 @@ __device__ void load_queries(const PagedAttentionParams& p, const PrefillShape& 
   constexpr int kPacks = Config::kHeadDim / 8, kStep = 64 / kPacks;
   const int pack = static_cast<int>(threadIdx.x) % kPacks;
   const int first_row = static_cast<int>(threadIdx.x) % 64 / kPacks;
-  for (Ring<Config::kQueryStages> ring;; ring.advance()) {
+  for (PrefillRing<Config::kQueryStages> ring;; ring.advance()) {
     wait(shared.item_full[ring.slot], ring.parity);
     const PrefillItem& item = shared.item[ring.slot];
     const bool more = item.block_end >= 0;

@@ -40,7 +40,7 @@ struct PrefillShared {
 
 // Slot of a ring and the parity of its phase.
 template <int kSlots>
-struct Ring {
+struct PrefillRing {
   int slot = 0;
   uint32_t parity = 0;
   __device__ void advance() {
