@@ -1,6 +1,7 @@
 # The developer interface. `make serve` and `make test` set everything up by themselves:
 #   make serve [ARGS="--port 8080"]    the server, with the bundled demo model unless told otherwise
 #   make test  [ARGS="tests/unit"]     the Python tests
+#   make soak                          what takes long: whole corpora of hostile pictures, fault loads
 #   make ctest                         the C++ tests (needs cmake)
 #   make check                         linters, types, import contracts, layout
 #   make bench [ARGS="--operators gelu"]  operators beside torch's
@@ -17,7 +18,7 @@ TORCH ?= $(if $(GPU),torch,torch==2.13.0)
 PIP := $(VENV)/bin/python -m pip
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: serve test ctest check bench clean
+.PHONY: serve test soak ctest check bench clean
 
 serve: $(VENV)/built
 	$(VENV)/bin/python -m lightvl.api_server $(ARGS)
@@ -26,6 +27,19 @@ serve: $(VENV)/built
 test: $(VENV)/built $(VENV)/tools
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest \
 	    -n logical --maxprocesses 8 --dist loadfile $(ARGS)
+
+# Alone on the machine: it holds the server to times.
+soak: $(VENV)/built $(VENV)/tools .cache/corpus/done
+	LIGHTVL_CORPUS=$(CURDIR)/.cache/corpus $(VENV)/bin/python -m pytest -m soak $(ARGS)
+
+# Pillow's own test pictures, from the sources of its release.
+.cache/corpus/done: $(VENV)/built
+	mkdir -p .cache/corpus
+	$(PIP) download --quiet --no-deps --no-binary :all: \
+	    --dest .cache/corpus pillow==13.0.0
+	tar xzf .cache/corpus/pillow-13.0.0.tar.gz -C .cache/corpus --wildcards '*/Tests/images'
+	rm .cache/corpus/*.tar.gz
+	touch $@
 
 ctest:
 	cmake -S . -B build/cmake

@@ -26,6 +26,7 @@ from lightvl.api.lifecycle import Lifecycle
 from lightvl.api.metrics import Metrics
 from lightvl.api.prepare import PromptRules
 from lightvl.api.server import address_of, http_server, listen
+from lightvl.api.tracing import tracing_from_environment
 from lightvl.config import ModelConfig
 from lightvl.errors import StartupError
 from lightvl.flags import ServerConfig, parse_args
@@ -36,7 +37,7 @@ from lightvl.multimodal.pool import MediaConfig, MediaPool
 from lightvl.resolve import engine_config
 from lightvl.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from lightvl.utils.channel import AsyncChannel, ChannelClosed, channel_pair
-from lightvl.utils.env import Environment, num_cores, read_environment
+from lightvl.utils.env import Environment, log_format, num_cores, read_environment
 from lightvl.utils.log import setup_logging
 from lightvl.utils.process import end_process, how_ended
 
@@ -85,14 +86,15 @@ async def start_engine(
     resolved, notes = engine_config(config, model, environment)
     for note in notes:
         say(note)
-    media = MediaPool(_media_config(config, environment))
+    metrics = Metrics()
+    media = MediaPool(_media_config(config, environment), metrics.observe_media)
     process, sock = _spawn(command, media)
     try:
         channel: AsyncChannel[ToFront] = await AsyncChannel.open(sock, ToFront)
         channel.send(Init(resolved))
         _, ready = await asyncio.gather(media.start(), _wait_ready(channel, process, say))
         rules = _prompt_rules(config, model, ready, environment)
-        client = EngineClient(channel, media, tokenizer, rules, Metrics())
+        client = EngineClient(channel, media, tokenizer, rules, metrics)
     except BaseException:
         sock.close()
         process.kill()
@@ -123,6 +125,7 @@ def main(argv: list[str] | None = None, *, command: Sequence[str] = ENGINE_COMMA
     setup_logging("front")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
+        setup_logging("front", log_format())
         config = parse_args(argv)
         keys = read_keys(config.api_key or read_environment().api_key, config.api_keys_file)
         with listen(config) as sock:
@@ -136,6 +139,7 @@ async def _serve(
     config: ServerConfig, keys: tuple[bytes, ...], sock: socket.socket, command: Sequence[str]
 ) -> int:
     started_s = time.monotonic()
+    tracing = tracing_from_environment()
     lifecycle = Lifecycle(config.drain_s)
     starting = asyncio.create_task(start_engine(config, command=command))
     ended = asyncio.create_task(lifecycle.ended.wait())
@@ -147,6 +151,7 @@ async def _serve(
         return 0
     engine = await starting
     front = _front(config, keys, engine)
+    front.tracing = tracing
     server = http_server(build_app(front, lifecycle.drain), config)
     lifecycle.watch(front, engine.process)
     serving = asyncio.create_task(server.run_on(sock))
@@ -162,6 +167,8 @@ async def _serve(
     server.stop.set()
     await serving
     await engine.close()
+    if tracing is not None:
+        await asyncio.to_thread(tracing.close)
     log.info("ended")
     return lifecycle.exit_code
 
@@ -172,6 +179,7 @@ def _front(config: ServerConfig, keys: tuple[bytes, ...], engine: RunningEngine)
         max_requests=config.max_queued_requests,
         max_tokens=config.max_queued_tokens or 8 * kv_tokens,
         max_wait_s=config.max_queue_wait_s,
+        num_clients=max(1, len(keys)),
     )
     return Front(
         config=config,
@@ -186,6 +194,7 @@ def _front(config: ServerConfig, keys: tuple[bytes, ...], engine: RunningEngine)
         api_keys=keys,
         admin_key=config.admin_key.encode() if config.admin_key else None,
         started_s=int(time.time()),
+        choices=engine.ready.notes,
     )
 
 

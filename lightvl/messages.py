@@ -30,8 +30,10 @@ class AddRequest(msgspec.Struct, frozen=True, tag=True):
         request_id: Unique among live requests.
         token_ids: The whole prompt; inside pictures any valid id stands as a filler.
         images: Pictures in order of `start`.
-        priority: Smaller runs earlier; equal ones first come, first served.
+        priority: Smaller runs earlier; equal ones in turns of their clients, those of one client
+            first come, first served.
         salt: Prefix-cache namespace; sequences share pages only when it is equal.
+        client: Who sent it; clients that wait together get equal shares.
     """
 
     request_id: int
@@ -40,6 +42,7 @@ class AddRequest(msgspec.Struct, frozen=True, tag=True):
     images: list[ImageSlot] = []
     priority: int = 0
     salt: bytes = b""
+    client: bytes = b""
 
 
 class Pixels(msgspec.Struct, frozen=True, tag=True):

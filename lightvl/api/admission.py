@@ -1,8 +1,12 @@
-"""How much may wait: beyond it a request is answered 429 with the time to come back."""
+"""How much may wait: beyond it a request is answered 429 with the time to come back.
+
+No client can fill the queue against the others: each may have its share of it waiting, the bounds
+divided by the number of keys, also when the queue is full.
+"""
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,11 +24,20 @@ class Limits:
         max_requests: Requests that have arrived and whose prefill hasn't begun.
         max_tokens: Prompt tokens of those.
         max_wait_s: Longest expected wait, or None.
+        num_clients: Keys among which the first two are shared.
     """
 
     max_requests: int
     max_tokens: int
     max_wait_s: float | None = None
+    num_clients: int = 1
+
+    @property
+    def share(self) -> tuple[float, float]:
+        """Requests and tokens that one client may have waiting whatever others have."""
+        if self.num_clients == 1:
+            return 0, 0
+        return self.max_requests / self.num_clients, self.max_tokens / self.num_clients
 
 
 class DrainRate:
@@ -55,10 +68,11 @@ class DrainRate:
 class Ticket:
     """One request's place in the queue; `started` or `leave` gives it back."""
 
-    __slots__ = ("_admission", "_waiting", "num_tokens")
+    __slots__ = ("_admission", "_waiting", "client", "num_tokens")
 
-    def __init__(self, admission: "Admission") -> None:
+    def __init__(self, admission: "Admission", client: bytes) -> None:
         self._admission = admission
+        self.client = client
         self._waiting = True
         self.num_tokens = 0
 
@@ -68,9 +82,9 @@ class Ticket:
         Raises:
             RequestError: 429; the ticket must still be given back.
         """
-        self._admission.check_tokens(num_tokens)
+        self._admission.check_tokens(self.client, num_tokens)
         self.num_tokens = num_tokens
-        self._admission.waiting_tokens += num_tokens
+        self._admission.count(self.client, 0, num_tokens)
 
     def started(self) -> None:
         """The request's prefill begins."""
@@ -82,8 +96,7 @@ class Ticket:
         """The request waits no longer, whatever became of it."""
         if self._waiting:
             self._waiting = False
-            self._admission.waiting_requests -= 1
-            self._admission.waiting_tokens -= self.num_tokens
+            self._admission.count(self.client, -1, -self.num_tokens)
 
 
 class Admission:
@@ -96,27 +109,40 @@ class Admission:
         self._last_s = clock()
         self.waiting_requests = 0
         self.waiting_tokens = 0
+        self._requests_of: Counter[bytes] = Counter()
+        self._tokens_of: Counter[bytes] = Counter()
 
-    def arrive(self) -> Ticket:
+    def arrive(self, client: bytes = b"") -> Ticket:
         """Admits a request to the queue before anything of it is read.
 
         Raises:
             RequestError: 429 with `retry_after_s`.
         """
-        if self.waiting_requests >= self._limits.max_requests:
+        has_share = self._requests_of[client] < self._limits.share[0]
+        if self.waiting_requests >= self._limits.max_requests and not has_share:
             raise self._busy(f"{self.waiting_requests} requests are waiting already")
         if self.waiting_requests == 0:
             self._last_s = self._clock()
-        self.waiting_requests += 1
-        return Ticket(self)
+        self.count(client, 1, 0)
+        return Ticket(self, client)
 
-    def check_tokens(self, num_tokens: int) -> None:
+    def count(self, client: bytes, num_requests: int, num_tokens: int) -> None:
+        """Adds to what waits, or takes away."""
+        self.waiting_requests += num_requests
+        self.waiting_tokens += num_tokens
+        self._requests_of[client] += num_requests
+        self._tokens_of[client] += num_tokens
+        if self._requests_of[client] == 0:
+            del self._requests_of[client], self._tokens_of[client]
+
+    def check_tokens(self, client: bytes, num_tokens: int) -> None:
         """Refuses a prompt that the queue has no room for; an empty queue takes any.
 
         Raises:
             RequestError: 429 with `retry_after_s`.
         """
-        if self.waiting_tokens == 0:
+        has_share = self._tokens_of[client] + num_tokens <= self._limits.share[1]
+        if self.waiting_tokens == 0 or has_share:
             return
         if self.waiting_tokens + num_tokens > self._limits.max_tokens:
             raise self._busy(f"{self.waiting_tokens} prompt tokens are waiting already")

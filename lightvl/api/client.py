@@ -143,6 +143,7 @@ class EngineClient:
                     prepared.slots,
                     request.priority,
                     request.salt,
+                    request.client,
                 )
             )
         try:
@@ -229,7 +230,7 @@ class EngineClient:
 
     def _on_started(self, message: Started) -> None:
         live = self._live.get(message.request_id)
-        if live is None or live[0].is_started:
+        if live is None or live[0].started_s is not None:
             return
         generation = live[0]
         generation.started(message)
@@ -254,6 +255,7 @@ class EngineClient:
     def _observe(self, generation: Generation, sequence: Sequence, now_s: float) -> None:
         if sequence.num_tokens == 1:
             self.metrics.time_to_first_token.observe(now_s - generation.arrived_s)
+            generation.first_token_s = generation.first_token_s or now_s
         else:
             self.metrics.inter_token_latency.observe(now_s - sequence.last_s)
         sequence.last_s = now_s
@@ -263,7 +265,7 @@ class EngineClient:
     ) -> None:
         del self._live[sequence.request_id]
         self._supply.cancel(sequence.request_id)
-        self.metrics.finished.add(value=reason)
+        self.metrics.finished.labels(reason).inc()
         self.metrics.latency.observe(now_s - generation.arrived_s)
         self.metrics.request_generation_tokens.observe(sequence.num_tokens)
 

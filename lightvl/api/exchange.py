@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
@@ -11,6 +12,7 @@ from lightvl.api.admission import Ticket
 from lightvl.api.front import Front
 from lightvl.api.generation import Generation, GenerationRequest, TokenEvent
 from lightvl.api.schema import BodyT, decode_body
+from lightvl.api.tracing import Tracing
 from lightvl.errors import RequestError
 from lightvl.multimodal.pool import ImageSource, LoadedImage, RequestMedia
 
@@ -18,6 +20,8 @@ log = logging.getLogger(__name__)
 
 SMALL_BODY = 65536
 """Bytes up to which a body is parsed here; larger ones go to a media worker."""
+
+_SMALL_BODY_S = 10.0
 
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
@@ -41,11 +45,14 @@ class Exchange:
 
     Attributes:
         body: The body's JSON; pictures of a large one replaced by references.
+        status: Of the answer, 0 before it begins.
     """
 
     def __init__(self, front: Front, scope: Scope, receive: Receive, send: Send) -> None:
         self.front = front
         self.body = b""
+        self.status = 0
+        self._began_s = time.monotonic()
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -56,9 +63,14 @@ class Exchange:
         self._started = False
 
     @property
+    def client(self) -> bytes:
+        """Who asks: a digest of the key, empty without one."""
+        return bytes(self._scope.get("state", {}).get("client", b""))
+
+    @property
     def salt(self) -> bytes:
-        """The cache namespace of the client's key."""
-        return self.front.salt_of(self._scope.get("state", {}).get("api_key", b""))
+        """The client's cache namespace."""
+        return self.front.salt_of(self.client)
 
     def enter(self) -> None:
         """Takes a place in the queue, before the body is read.
@@ -66,7 +78,7 @@ class Exchange:
         Raises:
             RequestError: 429.
         """
-        self._ticket = self.front.admission.arrive()
+        self._ticket = self.front.admission.arrive(self.client)
 
     async def read(self, kind: type[BodyT]) -> BodyT:
         """Returns the decoded body.
@@ -80,10 +92,7 @@ class Exchange:
         head = b""
         chunks = self._chunks()
         if num_bytes is None or num_bytes <= SMALL_BODY:
-            async for chunk in chunks:
-                head += chunk
-                if len(head) > SMALL_BODY:
-                    break
+            head = await _first_bytes(chunks)
         if num_bytes is None and len(head) <= SMALL_BODY:
             num_bytes = len(head)
         is_small = num_bytes is not None and num_bytes <= SMALL_BODY
@@ -129,6 +138,7 @@ class Exchange:
 
     async def reply(self, answer: object) -> None:
         """Answers 200 with JSON."""
+        self.status = 200
         await send_bytes(self._send, msgspec.json.encode(answer), JSON)
 
     async def stream(
@@ -161,11 +171,20 @@ class Exchange:
 
     async def refuse(self, error: RequestError) -> None:
         """Answers with an error: as an event, and the end, where a stream has begun."""
+        self.front.count_rejected(error)
         if not self._started:
+            self.status = error.status
             await send_error(self._send, error)
             return
         data = b"data:" + msgspec.json.encode(error.body()) + b"\n\n"
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    def trace(self, tracing: Tracing) -> None:
+        """Hands over the request's times."""
+        pairs = self._scope["headers"]
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+        path = self._scope["path"]
+        tracing.record(path, headers, self._began_s, self.status, self._generations)
 
     def close(self) -> None:
         """Aborts what still runs and gives back everything."""
@@ -204,6 +223,7 @@ class Exchange:
     async def _write(self, data: bytes) -> None:
         if not self._started:
             self._started = True
+            self.status = 200
             await self._send(_start(200, EVENTS, [(b"cache-control", b"no-cache")]))
         if data:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
@@ -240,6 +260,8 @@ class Endpoint:
             await exchange.refuse(internal_error())
         finally:
             exchange.close()
+            if self._front.tracing is not None:
+                exchange.trace(self._front.tracing)
             self._front.closed()
 
 
@@ -282,6 +304,20 @@ def _start(status: int, content_type: bytes, headers: list[tuple[bytes, bytes]])
 
 def _too_large(most: int) -> RequestError:
     return RequestError(f"body: expected at most {most} bytes", 413, param="body")
+
+
+async def _first_bytes(chunks: AsyncIterator[bytes]) -> bytes:
+    """Returns a small body, or the beginning of a larger one."""
+    head = b""
+    try:
+        async with asyncio.timeout(_SMALL_BODY_S):
+            async for chunk in chunks:
+                head += chunk
+                if len(head) > SMALL_BODY:
+                    break
+    except TimeoutError:
+        raise RequestError("the body comes too slowly", 408, param="body") from None
+    return head
 
 
 async def _chained(head: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -1,13 +1,14 @@
 """What every route works with."""
 
 import asyncio
-import hashlib
 from dataclasses import dataclass, field
 
 from lightvl.api.admission import Admission
 from lightvl.api.client import EngineClient
 from lightvl.api.metrics import Metrics
+from lightvl.api.tracing import Tracing
 from lightvl.config import ModelConfig
+from lightvl.errors import RequestError
 from lightvl.flags import ServerConfig
 from lightvl.multimodal.pool import MediaPool
 from lightvl.tokenizer.tokenizer import Tokenizer
@@ -32,6 +33,8 @@ class Front:
         num_open: Requests to generating routes that are under way.
         idle: Set while there are none.
         started_s: Unix time.
+        tracing: Takes the times of ended requests, or None.
+        choices: What the engine chose at start (device, kernels, memory), a line each.
         warned_keys: Unknown body keys that were logged already.
     """
 
@@ -47,6 +50,8 @@ class Front:
     api_keys: tuple[bytes, ...]
     admin_key: bytes | None
     started_s: int
+    choices: list[str] = field(default_factory=list)
+    tracing: Tracing | None = None
     draining: bool = False
     num_open: int = 0
     idle: asyncio.Event = field(default_factory=_set_event)
@@ -63,8 +68,10 @@ class Front:
         if self.num_open == 0:
             self.idle.set()
 
-    def salt_of(self, key: bytes) -> bytes:
-        """Returns the cache namespace of an API key."""
-        if self.config.cache_namespace == "none" or not key:
-            return b""
-        return hashlib.sha256(key).digest()[:16]
+    def count_rejected(self, error: RequestError) -> None:
+        """Counts a request that is answered with an error."""
+        self.metrics.rejected.labels(error.code or str(error.status)).inc()
+
+    def salt_of(self, client: bytes) -> bytes:
+        """Returns a client's cache namespace."""
+        return client if self.config.cache_namespace == "key" else b""

@@ -1,6 +1,11 @@
 """What every request passes first: keys, the drain, the count of answers."""
 
+import hashlib
 import hmac
+import logging
+import re
+import time
+import uuid
 from collections.abc import Sequence
 from email.utils import formatdate
 from pathlib import Path
@@ -10,13 +15,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lightvl.api.exchange import send_error
 from lightvl.api.front import Front
 from lightvl.errors import EngineLostError, RequestError, StartupError
+from lightvl.utils.log import request_id
+
+log = logging.getLogger(__name__)
+
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 HEALTH = frozenset({"/health", "/healthz", "/liveness", "/readiness"})
 ADMIN = frozenset({"/flush_cache", "/drain"})
 
 
 class Gate:
-    """Middleware that refuses requests without a key or during the drain, and counts answers."""
+    """Middleware that refuses requests without a key or during the drain.
+
+    It also names each request, by the client's `X-Request-Id` or by a new id, in the answer and in
+    the log, and counts answers.
+    """
 
     def __init__(self, app: ASGIApp, front: Front) -> None:
         self._app = app
@@ -27,27 +41,36 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
+        name = _request_id(scope)
+        request_id.set(name)
+        began_s = time.monotonic()
+        status = 0
 
         async def counted(message: Message) -> None:
-            nonlocal started
-            if not started and message["type"] == "http.response.start":
-                started = True
-                self._front.metrics.http_requests.add(value=str(message["status"]))
+            nonlocal status
+            if not status and message["type"] == "http.response.start":
+                status = message["status"]
+                self._front.metrics.http_requests.labels(str(status)).inc()
                 message["headers"].append((b"date", formatdate(usegmt=True).encode()))
+                message["headers"].append((b"x-request-id", name.encode()))
             await send(message)
 
         try:
             self._check(scope)
             await self._app(scope, receive, counted)
         except RequestError as error:
+            self._front.count_rejected(error)
             await send_error(counted, error)
+        if scope["method"] == "POST":  # the others only look
+            fields = {"path": scope["path"], "status": status, "seconds": _rounded(began_s)}
+            log.info("%(path)s: %(status)d after %(seconds)g s", fields, extra=fields)
 
     def _check(self, scope: Scope) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path in HEALTH:
             return
-        scope.setdefault("state", {})["api_key"] = self._authenticate(scope, path)
+        key = self._authenticate(scope, path)
+        scope.setdefault("state", {})["client"] = hashlib.sha256(key).digest()[:16] if key else b""
         if self._front.draining and scope["method"] == "POST" and path not in ADMIN:
             raise EngineLostError
 
@@ -72,6 +95,17 @@ class Gate:
         if not any(matches):
             raise RequestError("the API key is missing or unknown", 401, code="invalid_api_key")
         return given
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
+            return bytes(value).decode()
+    return uuid.uuid4().hex
+
+
+def _rounded(began_s: float) -> float:
+    return round(time.monotonic() - began_s, 4)
 
 
 def read_keys(api_key: str | None, keys_file: str | None) -> tuple[bytes, ...]:

@@ -55,6 +55,7 @@ class GenerationRequest:
         num_sequences: Sequence k draws with seed + k.
         max_tiles: Bound of a picture's tiles, or None for the checkpoint's.
         salt: Cache namespace; equal ones share prefixes and pictures.
+        client: Who asks; clients that wait together get equal shares.
         timeout_s: The sequences are ended so long after `arrived_s`.
         arrived_s: When the request came, by the monotonic clock.
         prompt_field: What the client calls the prompt, for errors.
@@ -68,6 +69,7 @@ class GenerationRequest:
     max_tiles: int | None = None
     priority: int = 0
     salt: bytes = b""
+    client: bytes = b""
     timeout_s: float | None = None
     arrived_s: float = field(default_factory=time.monotonic)
     prompt_field: str = "prompt"
@@ -188,6 +190,9 @@ class Generation:
         sequences: In order of their index.
         cached_tokens: Prompt tokens that the prefix cache had, once started.
         cached_images: For each picture, whether it needed no tower run in this request.
+        prepared_s: When it was sent to the engine, by the monotonic clock.
+        started_s: When its prefill began, or None.
+        first_token_s: When its first token came, or None.
     """
 
     def __init__(
@@ -203,7 +208,9 @@ class Generation:
         self.cached_tokens = 0
         self.cached_images = [False] * len(prepared.images)
         self.arrived_s = prepared.request.arrived_s
-        self.is_started = False
+        self.prepared_s = time.monotonic()
+        self.started_s: float | None = None
+        self.first_token_s: float | None = None
         self._ticket = ticket
         self._close = close
         self._timer: asyncio.TimerHandle | None = None
@@ -280,9 +287,9 @@ class Generation:
 
     def started(self, message: Started) -> None:
         """One sequence's prefill begins; the first one counts for the request's usage."""
-        if self.is_started:
+        if self.started_s is not None:
             return
-        self.is_started = True
+        self.started_s = time.monotonic()
         self.cached_tokens = message.cached_tokens
         self.cached_images = list(message.cached_images)
         if self._ticket is not None:

@@ -4,8 +4,18 @@ Names follow those that vLLM made usual, with the prefix `lightvl:`. What the en
 in its `Stats` and is written beside them.
 """
 
-from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 PREFIX = "lightvl:"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -16,132 +26,95 @@ _SECONDS = (
 )
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
 
-
-class Counter:
-    """A number that only grows, with at most one label."""
-
-    def __init__(self, name: str, help: str, label: str | None = None) -> None:
-        self.name = name
-        self.help = help
-        self._label = label
-        self._values: dict[str, float] = {} if label else {"": 0.0}
-
-    def add(self, amount: float = 1.0, value: str = "") -> None:
-        """Adds `amount` under the label's `value`."""
-        self._values[value] = self._values.get(value, 0.0) + amount
-
-    def value(self, value: str = "") -> float:
-        """Returns what was counted under the label's `value`."""
-        return self._values.get(value, 0.0)
-
-    def lines(self) -> list[str]:
-        """Returns the lines of the exposition."""
-        return [
-            *_head(self.name, self.help, "counter"),
-            *(_sample(self.name, self._labels(key), count) for key, count in self._values.items()),
-        ]
-
-    def _labels(self, value: str) -> str:
-        return f'{{{self._label}="{_escaped(value)}"}}' if self._label else ""
-
-
-class Histogram:
-    """A distribution by upper bounds."""
-
-    def __init__(self, name: str, help: str, bounds: tuple[float, ...]) -> None:
-        self.name = name
-        self.help = help
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float, times: int = 1) -> None:
-        """Counts `value`, `times` over."""
-        self._counts[bisect_left(self._bounds, value)] += times
-        self._sum += value * times
-
-    @property
-    def count(self) -> int:
-        """Number of observations."""
-        return sum(self._counts)
-
-    def lines(self) -> list[str]:
-        """Returns the lines of the exposition."""
-        lines = _head(self.name, self.help, "histogram")
-        total = 0
-        for bound, count in zip((*self._bounds, "+Inf"), self._counts, strict=True):
-            total += count
-            lines.append(_sample(f"{self.name}_bucket", f'{{le="{bound}"}}', total))
-        lines.append(_sample(f"{self.name}_sum", "", self._sum))
-        lines.append(_sample(f"{self.name}_count", "", total))
-        return lines
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
     """Everything the front counts."""
 
     def __init__(self) -> None:
-        self.finished = Counter(
-            "request_success_total", "Requests that ended, by reason.", "finished_reason"
+        self._registry = CollectorRegistry()
+        self.finished = self._counter(
+            "request_success", "Requests that ended, by reason.", "finished_reason"
         )
-        self.http_requests = Counter("http_requests_total", "HTTP answers, by status.", "status")
-        self.time_to_first_token = Histogram(
-            "time_to_first_token_seconds", "From arrival to the first token.", _SECONDS
+        self.http_requests = self._counter("http_requests", "HTTP answers, by status.", "status")
+        self.rejected = self._counter(
+            "request_rejected", "Requests answered with an error, by its code or status.", "reason"
         )
-        self.inter_token_latency = Histogram(
-            "inter_token_latency_seconds", "Between two tokens of a sequence.", _SECONDS
+        self.time_to_first_token = self._seconds(
+            "time_to_first_token", "From arrival to the first token."
         )
-        self.latency = Histogram(
-            "e2e_request_latency_seconds", "From arrival to the last token.", _SECONDS
+        self.inter_token_latency = self._seconds(
+            "inter_token_latency", "Between two tokens of a sequence."
         )
-        self.queue_time = Histogram(
-            "request_queue_time_seconds", "From arrival to the start of prefill.", _SECONDS
+        self.latency = self._seconds("e2e_request_latency", "From arrival to the last token.")
+        self.queue_time = self._seconds(
+            "request_queue_time", "From arrival to the start of prefill."
         )
-        self.request_prompt_tokens = Histogram(
-            "request_prompt_tokens", "Prompt tokens of a request.", _TOKENS
+        self.image_fetch_time = self._seconds(
+            "image_fetch", "From asking for a picture at its address to its last byte."
         )
-        self.request_generation_tokens = Histogram(
-            "request_generation_tokens", "Tokens generated for a request.", _TOKENS
+        self.image_decode_time = self._seconds(
+            "image_decode", "From asking for a picture's pixels to having them, waits included."
         )
+        self.request_prompt_tokens = self._tokens(
+            "request_prompt_tokens", "Prompt tokens of a request."
+        )
+        self.request_generation_tokens = self._tokens(
+            "request_generation_tokens", "Tokens generated for a request."
+        )
+        self._elsewhere = _Elsewhere()
+        self._registry.register(self._elsewhere)
 
-    def render(self, gauges: Mapping[str, float], others: Mapping[str, float]) -> str:
+    def observe_media(self, stage: Literal["fetch", "decode"], seconds: float) -> None:
+        """Counts how long a picture's fetch or decoding took."""
+        times = {"fetch": self.image_fetch_time, "decode": self.image_decode_time}
+        times[stage].observe(seconds)
+
+    def render(self, values: Mapping[str, float]) -> bytes:
         """Returns the exposition.
 
         Args:
-            gauges: The front's gauges by name.
-            others: Values counted elsewhere, by name, perhaps with labels
-                (`image_cache_bytes{...}`); a name that ends with `_total` is a counter.
+            values: What is counted elsewhere, by name, perhaps with one label
+                (`image_cache_bytes{tier="gpu"}`); a name that ends with `_total` is a counter.
         """
-        lines = []
-        for metric in vars(self).values():
-            lines += metric.lines()
-        for name, value in gauges.items():
-            lines += [*_head(name, "", "gauge"), _sample(name, "", value)]
-        lines += _other_lines(others)
-        return "\n".join(lines) + "\n"
+        self._elsewhere.values = values
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, help: str, label: str) -> Counter:
+        return Counter(PREFIX + name, help, (label,), registry=self._registry)
+
+    def _seconds(self, name: str, help: str) -> Histogram:
+        return self._histogram(f"{name}_seconds", help, _SECONDS)
+
+    def _tokens(self, name: str, help: str) -> Histogram:
+        return self._histogram(name, help, _TOKENS)
+
+    def _histogram(self, name: str, help: str, bounds: tuple[float, ...]) -> Histogram:
+        return Histogram(PREFIX + name, help, registry=self._registry, buckets=bounds)
 
 
-def _other_lines(values: Mapping[str, float]) -> list[str]:
-    lines: list[str] = []
-    last = ""
-    for name, value in sorted(values.items()):
-        base, brace, labels = name.partition("{")
-        if base != last:
-            lines += _head(base, "", "counter" if base.endswith("_total") else "gauge")
-            last = base
-        lines.append(_sample(base, brace + labels, value))
-    return lines
+class _Elsewhere(Collector):
+    """Values that others count, as metrics."""
+
+    def __init__(self) -> None:
+        self.values: Mapping[str, float] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for key, value in self.values.items():
+            name, _, label = key.rstrip("}").partition("{")
+            labels = dict(part.split("=", 1) for part in label.split(",") if part)
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            family = families.setdefault(name, kind(PREFIX + name, _HELP.get(name, name)))
+            sample = PREFIX + name
+            family.add_sample(sample, {k: v.strip('"') for k, v in labels.items()}, value)
+        yield from families.values()
 
 
-def _head(name: str, help: str, kind: str) -> list[str]:
-    described = [f"# HELP {PREFIX}{name} {help}"] if help else []
-    return [*described, f"# TYPE {PREFIX}{name} {kind}"]
-
-
-def _sample(name: str, labels: str, value: float) -> str:
-    number = int(value) if float(value).is_integer() else value
-    return f"{PREFIX}{name}{labels} {number}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+_HELP = {
+    "num_requests_queued": "Requests that have arrived and whose prefill hasn't begun.",
+    "num_tokens_queued": "Prompt tokens of those.",
+    "media_bytes": "Bytes of the arena in use, by what for.",
+    "image_identity_conflicts_total": "Pictures with the MD5 of another one and other bytes.",
+}

@@ -141,6 +141,7 @@ def _request(
         num_sequences=parameters.n or parameters.best_of or 1,
         max_tiles=max_tiles(parameters),
         salt=exchange.salt,
+        client=exchange.client,
         timeout_s=shortest(parameters.timeout_s, front.config.request_timeout_s),
     )
 

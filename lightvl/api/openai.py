@@ -212,6 +212,7 @@ def _request(
         num_sequences=body.n or 1,
         priority=body.priority or 0,
         salt=exchange.salt,
+        client=exchange.client,
         timeout_s=shortest(body.timeout_s, front.config.request_timeout_s),
     )
 

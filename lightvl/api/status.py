@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from importlib.metadata import version
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -9,6 +10,7 @@ from starlette.responses import Response
 from lightvl.api.front import Front
 from lightvl.api.metrics import CONTENT_TYPE
 from lightvl.errors import EngineLostError, RequestError
+from lightvl.utils.shm import PURPOSES
 
 _SECRET = ("api_key", "api_keys_file", "admin_key", "ssl_keyfile", "ssl_certfile")
 
@@ -68,7 +70,7 @@ class StatusRoutes:
         return {"model_name": self._front.model_name}
 
     async def get_server_info(self) -> dict[str, object]:
-        """The flags, keys and certificates left out."""
+        """The version, the flags without keys and certificates, and what was chosen at start."""
         return _server_info(self._front)
 
     async def token_load(self) -> dict[str, float]:
@@ -93,12 +95,16 @@ class StatusRoutes:
         """Prometheus' text format."""
         front = self._front
         stats = await front.client.stats()
-        stats["image_identity_conflicts_total"] = front.media.conflicts.total
-        gauges = {
+        values = stats | {
+            "image_identity_conflicts_total": front.media.conflicts.total,
             "num_requests_queued": front.admission.waiting_requests,
             "num_tokens_queued": front.admission.waiting_tokens,
+            **{
+                f'media_bytes{{purpose="{purpose}"}}': front.media.allocator.used_bytes(purpose)
+                for purpose in PURPOSES
+            },
         }
-        return Response(front.metrics.render(gauges, stats), media_type=CONTENT_TYPE)
+        return Response(front.metrics.render(values), media_type=CONTENT_TYPE)
 
     async def flush_cache(self) -> dict[str, str]:
         """Drops pictures and prefixes that nobody uses; needs the admin key."""
@@ -127,4 +133,6 @@ def _server_info(front: Front) -> dict[str, object]:
     shown["max_total_token_num"] = front.max_total_token_num
     shown["max_req_total_len"] = front.client.preparer.rules.max_req_total_len
     shown["model_name"] = front.model_name
+    shown["version"] = version("lightvl-server")
+    shown["choices"] = front.choices
     return shown

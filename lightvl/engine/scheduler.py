@@ -1,12 +1,12 @@
 """What each step computes: continuous batching over KV pages and picture embeddings; torch-free.
 
-Sequences run in order of (priority, arrival). Every decoding one has a row in every step; prompts
-are computed in chunks beside them. A sequence that needs a KV page when none is left takes it
-from the last one in order, which is computed again later, so the first one in order always gets
-on and everything ends. Prefix pages are matched by content when a sequence is admitted and again
-before each chunk, so equal prompts that arrive together are computed once too: pages count as
-filled as soon as the step that fills them is planned, because steps run in the order of planning
-and within a step keys and values are written before they are read.
+Sequences run in order of (priority, their client's turn, arrival). Every decoding one has a row in
+every step; prompts are computed in chunks beside them. A sequence that needs a KV page when none
+is left takes it from the last one in order, which is computed again later, so the first one in
+order always gets on and everything ends. Prefix pages are matched by content when a sequence is
+admitted and again before each chunk, so equal prompts that arrive together are computed once too:
+pages count as filled as soon as the step that fills them is planned, because steps run in the
+order of planning and within a step keys and values are written before they are read.
 
 `plan` may be called again before `apply` has seen the results of the step before: a row without
 ids goes on from the id that its slot drew last, wherever that is known.
@@ -19,6 +19,7 @@ from operator import attrgetter
 
 from lightvl.config import EngineConfig
 from lightvl.engine.budget import StepBudget
+from lightvl.engine.fair_share import FairShare
 from lightvl.engine.holdings import Holdings
 from lightvl.engine.kv_blocks import PagePool
 from lightvl.engine.memory import MemoryPlan
@@ -107,6 +108,7 @@ class Scheduler:
         self._free_slots = list(range(config.running_max_req_size - 1, -1, -1))
         self._budget = StepBudget(config)
         self._num_arrived = 0
+        self._share = FairShare()
         self._holdings = Holdings(config, self.pool, self.pictures, self.outbox)
 
     # --- requests ----------------------------------------------------------------------------
@@ -148,7 +150,8 @@ class Scheduler:
         # Dynamic NTK turns the keys of a prompt beyond the original context by its length.
         scaled = rope.kind == "dynamic" and prompt_len > rope.original_max_position
         namespace = (request.salt, prompt_len if scaled else 0)
-        return Sequence(request, self._num_arrived, end_ids, self.max_total_len, namespace)
+        turn = self._share.line_up(request.client, prompt_len)
+        return Sequence(request, turn, self._num_arrived, end_ids, self.max_total_len, namespace)
 
     def _fits(self, seq: Sequence) -> bool:
         return 0 < seq.prompt_len < self.max_total_len and self._holdings.fit(seq)
@@ -258,6 +261,7 @@ class Scheduler:
             self._vacate(seq)
             return False
         del self.waiting[0]
+        self._share.admit(seq.order[1])
         insort(self.running, seq, key=_ORDER)
         seq.slot = self._free_slots.pop()
         self._announce(seq, num_cached, missing)
@@ -302,6 +306,7 @@ class Scheduler:
 
     def _end(self, seq: Sequence) -> None:
         seq.ended = True
+        self._share.charge(seq.client, seq.num_generated)
         del self._live[seq.request_id]
         (self.running if seq.slot >= 0 else self.waiting).remove(seq)
         self._vacate(seq)

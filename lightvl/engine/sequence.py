@@ -17,7 +17,8 @@ class Sequence:
 
     Attributes:
         request_id: The front's name for it.
-        order: (priority, arrival); smaller runs earlier, the largest is preempted first.
+        order: (priority, turn, arrival); smaller runs earlier, the largest is preempted first.
+        client: Who sent it; see `FairShare`.
         token_ids: Known tokens, prompt and drawn; picture tokens are `PICTURE_ID`.
         num_tokens: Known tokens and those drawn by steps whose results are still to come.
         max_len: The sequence ends when it has so many tokens.
@@ -38,6 +39,7 @@ class Sequence:
         "_image_ends",
         "announced",
         "chain",
+        "client",
         "end_ids",
         "ended",
         "held",
@@ -61,6 +63,7 @@ class Sequence:
     def __init__(
         self,
         request: AddRequest,
+        turn: int,
         arrival: int,
         end_ids: frozenset[int],
         max_total_len: int,
@@ -69,7 +72,8 @@ class Sequence:
         self.request_id = request.request_id
         self.sampling = request.sampling
         self.images = request.images
-        self.order = (request.priority, arrival)
+        self.order = (request.priority, turn, arrival)
+        self.client = request.client
         self.token_ids = _with_picture_ids(request.token_ids, request.images)
         self.prompt_len = self.num_tokens = len(self.token_ids)
         self.max_len = min(self.prompt_len + request.sampling.max_new_tokens, max_total_len)

@@ -22,7 +22,7 @@ from lightvl.engine.memory import MemoryPlan, plan_memory
 from lightvl.errors import StartupError
 from lightvl.messages import Failed, Init, Loading, Ready, ToEngine
 from lightvl.utils.channel import Channel, ChannelClosed
-from lightvl.utils.env import bound_spinning, num_cores, read_environment
+from lightvl.utils.env import bound_spinning, log_format, num_cores, read_environment
 from lightvl.utils.log import setup_logging
 from lightvl.utils.shm import Arena
 
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--arena-fd", type=int, required=True)
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the front's to handle
-    setup_logging("engine 0")
+    setup_logging("engine 0", log_format())
     channel: Channel[ToEngine] = Channel.from_fd(options.channel_fd, ToEngine)
     threading.Thread(target=_exit_with_front, args=(channel.fileno(),), daemon=True).start()
     try:

@@ -9,6 +9,7 @@ import io
 import struct
 import warnings
 
+import PIL.ImageCms  # Pillow imports it at the first LAB picture otherwise
 import PIL.MpoImagePlugin  # noqa: F401 (JPEG's plugin imports it at the first such picture)
 from PIL import (
     BmpImagePlugin,
@@ -35,6 +36,8 @@ FORMATS = [
     )
 ]
 """Pillow's names; their plugins are imported so that no file is opened once pictures come in."""
+
+Image.preinit()  # would import more at the first picture
 
 MAX_SIDE = 65_535
 """JPEG's own limit; a resize needs weights for every pixel along a side."""

@@ -96,7 +96,7 @@ class RequestMedia:
             async with asyncio.timeout(_BODY_GRACE_S + region.size / _BODY_BYTES_PER_S):
                 return await self._store(chunks, region)
         except TimeoutError:
-            raise RequestError("the body comes too slowly") from None
+            raise RequestError("the body comes too slowly", 408, param="body") from None
 
     async def _store(self, chunks: AsyncIterator[bytes], region: Region) -> int:
         used_bytes = 0

@@ -1,8 +1,9 @@
 """A media worker: a process that takes bodies apart and decodes pictures, one job at a time.
 
 `python -m lightvl.multimodal.worker --channel-fd N --arena-fd M`, started by the front. What comes
-in may be hostile: memory, processor time and descriptors are limited before the first job, and the
-front kills a worker that takes too long. Ends when the channel closes or its parent is gone.
+in may be hostile: memory, processor time and descriptors are limited before the first job, files,
+networks and programs are given up (`lightvl/multimodal/sandbox.py`), and the front kills a worker
+that takes too long. Ends when the channel closes or its parent is gone.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from lightvl.multimodal.jobs import (
     Start,
     ToWorker,
 )
+from lightvl.multimodal.sandbox import confine
 from lightvl.utils.channel import Channel, ChannelClosed
 from lightvl.utils.duplicate_keys import DuplicateKeyError, refuse_duplicate_keys
 from lightvl.utils.shm import Arena
@@ -68,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         assert isinstance(start, Start)
         worker = Worker(start, Arena.attach(args.arena_fd, start.arena_bytes).buffer)
         limit_process(start)
+        confine()
         while True:
             job = channel.recv()
             assert not isinstance(job, Start)

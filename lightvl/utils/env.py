@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 from lightvl.errors import StartupError
 
@@ -46,6 +47,24 @@ def read_environment() -> Environment:
         api_key=os.environ.get("LIGHTVL_API_KEY") or None,
         num_threads=_positive_int("OMP_NUM_THREADS"),
     )
+
+
+def log_format() -> Literal["text", "json"]:
+    """Returns `LIGHTVL_LOG_FORMAT`; both processes read it before they log their first line.
+
+    Raises:
+        StartupError: It is set to something else.
+    """
+    text = os.environ.get("LIGHTVL_LOG_FORMAT") or "text"
+    if text not in ("text", "json"):
+        raise StartupError(f"LIGHTVL_LOG_FORMAT={text!r}: expected text or json")
+    return "json" if text == "json" else "text"
+
+
+def wants_tracing() -> bool:
+    """Whether OpenTelemetry's own variables name where traces go."""
+    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return any(os.environ.get(name) for name in names)
 
 
 def num_cores() -> int:

@@ -13,9 +13,10 @@ import mmap
 import os
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Purpose = Literal["request", "more", "pixels"]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
 class Arena:

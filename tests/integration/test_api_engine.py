@@ -185,7 +185,7 @@ def test_leaving_clients_leave_nothing_running(http: httpx.Client, server: Serve
 
 def _is_idle(metrics: str) -> bool:
     gauges = ("num_requests_running", "num_requests_waiting", "num_requests_queued")
-    return all(f"\nlightvl:{name} 0\n" in metrics for name in gauges)
+    return all(f"\nlightvl:{name} 0.0\n" in metrics for name in gauges)
 
 
 def test_the_openai_client(server: ServerProcess) -> None:

@@ -100,3 +100,27 @@ def test_retry_after_has_an_upper_bound() -> None:
     with pytest.raises(RequestError) as refused:
         admission.arrive().add_tokens(200)
     assert refused.value.retry_after_s == 60
+
+
+def test_a_full_queue_leaves_each_client_its_share() -> None:
+    admission = make(Clock(), max_requests=4, num_clients=2)
+    for _ in range(4):
+        admission.arrive(b"greedy").add_tokens(25)
+    with pytest.raises(RequestError):
+        admission.arrive(b"greedy")
+    others = [admission.arrive(b"other") for _ in range(2)]
+    with pytest.raises(RequestError):
+        admission.arrive(b"other")
+    others[0].add_tokens(50)
+    with pytest.raises(RequestError):
+        others[1].add_tokens(1)
+    others[0].leave()
+    others[1].add_tokens(1)
+
+
+def test_one_client_alone_has_the_queue_and_no_more() -> None:
+    admission = make(Clock(), max_requests=2)
+    for _ in range(2):
+        admission.arrive(b"a")
+    with pytest.raises(RequestError):
+        admission.arrive(b"a")

@@ -205,7 +205,7 @@ def test_decoding_ends_with_the_request_and_late_questions_are_ignored() -> None
         generation = r.client.start(r.prepared(picture=True))
         added = await r.sent(AddRequest)
         r.engine.send(NeedPixels(added.request_id, KEY), Started(added.request_id, 0, [False]))
-        while not generation.is_started:
+        while generation.started_s is None:
             await asyncio.sleep(0)
         await asyncio.sleep(0)
         generation.close()

@@ -1,46 +1,46 @@
 """The exposition of counters and histograms."""
 
-from lightvl.api.metrics import Counter, Histogram, Metrics
+from lightvl.api.metrics import Metrics
 
 
-def test_a_labelled_counter_escapes_its_values() -> None:
-    counter = Counter("answers_total", "Answers.", "status")
-    counter.add(value="200")
-    counter.add(2, 'a"b\\c\n')
-    assert counter.lines() == [
-        "# HELP lightvl:answers_total Answers.",
-        "# TYPE lightvl:answers_total counter",
-        'lightvl:answers_total{status="200"} 1',
-        'lightvl:answers_total{status="a\\"b\\\\c\\n"} 2',
-    ]
-
-
-def test_a_histogram_counts_up_to_and_including_its_bounds() -> None:
-    histogram = Histogram("wait_seconds", "Wait.", (0.5, 1.0))
-    for value in (0.5, 0.75, 3.0, 3.0):
-        histogram.observe(value)
-    assert histogram.lines()[2:] == [
-        'lightvl:wait_seconds_bucket{le="0.5"} 1',
-        'lightvl:wait_seconds_bucket{le="1.0"} 2',
-        'lightvl:wait_seconds_bucket{le="+Inf"} 4',
-        "lightvl:wait_seconds_sum 7.25",
-        "lightvl:wait_seconds_count 4",
-    ]
+def test_values_stand_under_the_names_of_the_field() -> None:
+    metrics = Metrics()
+    metrics.finished.labels("stop").inc()
+    metrics.rejected.labels("queue_full").inc(2)
+    for seconds in (0.5, 0.75, 300.0, 300.0):
+        metrics.time_to_first_token.observe(seconds)
+    metrics.observe_media("decode", 0.25)
+    lines = metrics.render({}).decode().splitlines()
+    assert 'lightvl:request_success_total{finished_reason="stop"} 1.0' in lines
+    assert 'lightvl:request_rejected_total{reason="queue_full"} 2.0' in lines
+    assert 'lightvl:time_to_first_token_seconds_bucket{le="0.5"} 1.0' in lines
+    assert 'lightvl:time_to_first_token_seconds_bucket{le="1.0"} 2.0' in lines
+    assert 'lightvl:time_to_first_token_seconds_bucket{le="+Inf"} 4.0' in lines
+    assert "lightvl:time_to_first_token_seconds_count 4.0" in lines
+    assert "lightvl:image_decode_seconds_sum 0.25" in lines
+    assert "lightvl:image_fetch_seconds_count 0.0" in lines
 
 
 def test_the_engines_values_stand_beside_the_fronts() -> None:
-    engine = {
+    values = {
         'image_cache_bytes{tier="gpu"}': 5.0,
         'image_cache_bytes{tier="host"}': 7.5,
         "image_cache_hits_total": 3.0,
+        "num_requests_queued": 2,
     }
-    text = Metrics().render({"num_requests_queued": 2}, engine)
+    text = Metrics().render(values).decode()
     lines = text.splitlines()
     assert text.endswith("\n")
     assert lines.count("# TYPE lightvl:image_cache_bytes gauge") == 1
     assert 'lightvl:image_cache_bytes{tier="host"} 7.5' in lines
     assert "# TYPE lightvl:image_cache_hits_total counter" in lines
-    assert "lightvl:image_cache_hits_total 3" in lines
-    assert "lightvl:num_requests_queued 2" in lines
+    assert "lightvl:image_cache_hits_total 3.0" in lines
+    assert "lightvl:num_requests_queued 2.0" in lines
     names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
     assert len(names) == len(set(names))
+
+
+def test_two_fronts_in_one_process_count_apart() -> None:
+    first, second = Metrics(), Metrics()
+    first.finished.labels("stop").inc()
+    assert b'finished_reason="stop"' not in second.render({})
