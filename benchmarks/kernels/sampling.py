@@ -103,7 +103,7 @@ def rows() -> Iterator[Row]:
                 set_bytes=4 * batch * VOCABULARY,
                 make=lambda case=case: make(case),  # type: ignore[misc]
                 check=_strict,
-                tolerance=0.0,
+                tolerance=0.25,  # a row in four may fall on the other side of a threshold
                 ours=ours,
                 most_sets=16,
                 quick=batch == 1,

@@ -31,6 +31,13 @@ from tests.ops.gpu import ALL, BUILT, EXACT, to_gpu
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 OURS = "kns=lightvl"  # kernels with the namespace in their mangled name
 TIMEOUT_S = 200
+ERRORS_FOUND = 9  # exit code
+# Attention that is shared out leaves pieces in memory that may hold anything before: a piece counts
+# once its flag, 64 bits, equals the call's tag. initcheck sees the flag being read before that.
+FLAGS = re.compile(
+    r"Uninitialized __global__ memory read of size 8 bytes\n"
+    r"=+ +at void lightvl::cuda::(?:decode_attention|prefill)\w*"
+)
 ROWS = (RowsCase(3, 500), RowsCase(2, 3584))
 CASES: dict[str, tuple[Any, ...]] = {
     "rms_norm": (*ROWS, RowsCase(3, 64, num_heads=9)),
@@ -80,7 +87,14 @@ def run_cases(names: list[str]) -> None:
 def sanitize(tool: str, names: list[str]) -> dict[str, object]:
     """Run the cases under one tool and return what it says."""
     command = [shutil.which("compute-sanitizer") or "compute-sanitizer", "--tool", tool]
-    command += ["--print-limit", "20", "--error-exitcode", "9", "--show-backtrace", "device"]
+    command += [
+        "--print-limit",
+        "999",
+        "--error-exitcode",
+        str(ERRORS_FOUND),
+        "--show-backtrace",
+        "device",
+    ]
     if tool != "initcheck":  # which must see what torch's kernels write
         command += ["--kernel-name", OURS]
     command += [sys.executable, "-m", "tests.ops.sanitize", "--once", "--operators", *names]
@@ -93,6 +107,9 @@ def sanitize(tool: str, names: list[str]) -> dict[str, object]:
     except subprocess.TimeoutExpired as error:
         text, code = (error.stdout or b"").decode(), -1
     summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+ (?:errors|hazards).*)", text)
+    flags = len(FLAGS.findall(text)) if tool == "initcheck" else 0
+    if code == ERRORS_FOUND and summary and summary[0] == f"{flags} errors":
+        code = 0
     if code != 0:
         print(text[:9000], file=sys.stderr, flush=True)
     return {
@@ -100,6 +117,7 @@ def sanitize(tool: str, names: list[str]) -> dict[str, object]:
         "tool": tool,
         "cases": len(re.findall(r"^ran ", text, re.MULTILINE)),
         "summary": summary[0] if summary else "none",
+        "reads_of_unset_flags": flags,
         "exit_code": code,
         "seconds": round(time.monotonic() - begin),
         "device": torch.cuda.get_device_name(),
