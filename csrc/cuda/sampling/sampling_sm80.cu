@@ -4,6 +4,7 @@
 namespace lightvl::cuda {
 
 int sample(const SampleWork& work, Stream stream) {
+  if (work.scores == nullptr) return sample_in_clusters(work.params, stream);
   return dispatch_dtype(work.params.dtype, [&]<class T>(std::type_identity<T>) {
     return launch_sample<T>(work, stream);
   });
