@@ -31,28 +31,35 @@ __device__ inline const ImageTarget& find_target(const ImageLaunch& p) {
   return p.targets[i];
 }
 
+// Inputs that outputs [begin, begin + count) need: the first of them, and how many.
+__device__ inline void find_inputs(const ImageAxis& axis, int begin, int count, int& origin,
+                                   int& inputs) {
+  origin = window_of(axis, begin).first;
+  inputs = window_of(axis, begin + count - 1).end - origin;
+}
+
 __device__ inline ImageBlock locate(const ImageTarget& target, int tile_size) {
   const int per_tile = target.blocks_across * target.blocks_down;
   const int index = static_cast<int>(blockIdx.x) - target.first_block;
   const int tile = index / per_tile, inside = index % per_tile;
-  const int first = target.down_first ? 1 : 0;  // axis resampled first
-  const int width = target.layout.outputs[first], height = target.layout.outputs[1 - first];
+  const bool down_first = target.down_first != 0;
+  const int width = target.layout.outputs[down_first ? 1 : 0];
+  const int height = target.layout.outputs[down_first ? 0 : 1];
   ImageBlock block;
   block.tile_x = tile % target.cols;
   block.tile_y = tile / target.cols;
   block.x = inside % target.blocks_across * width;
   block.y = inside / target.blocks_across * height;
-  const int begin[2] = {block.tile_x * tile_size + block.x, block.tile_y * tile_size + block.y};
-  const int count[2] = {min(width, tile_size - block.x), min(height, tile_size - block.y)};
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int axis = i == 0 ? first : 1 - first;
-    block.begin[i] = begin[axis];
-    block.count[i] = count[axis];
-    block.origin[i] = window_of(target.axis[axis], begin[axis]).first;
-    block.inputs[i] =
-        window_of(target.axis[axis], begin[axis] + count[axis] - 1).end - block.origin[i];
-  }
+  const int x = block.tile_x * tile_size + block.x, y = block.tile_y * tile_size + block.y;
+  const int columns = min(width, tile_size - block.x), rows = min(height, tile_size - block.y);
+  block.begin[0] = down_first ? y : x;
+  block.begin[1] = down_first ? x : y;
+  block.count[0] = down_first ? rows : columns;
+  block.count[1] = down_first ? columns : rows;
+  find_inputs(target.axis[down_first ? 1 : 0], block.begin[0], block.count[0], block.origin[0],
+              block.inputs[0]);
+  find_inputs(target.axis[down_first ? 0 : 1], block.begin[1], block.count[1], block.origin[1],
+              block.inputs[1]);
   return block;
 }
 
@@ -124,12 +131,14 @@ __device__ inline void split_channels(const SourcePart& part, const uint8_t* raw
                                       uint8_t* lines, int line_stride, int chunk_lines,
                                       bool turned) {
   const uint32_t per_row = static_cast<uint32_t>(part.num_columns + 3) / 4;
-  const uint32_t reciprocal = ((1u << 20) + per_row - 1) / per_row;
+  const uint32_t reciprocal = ((1u << 28) + per_row - 1) / per_row;
   const int channel_bytes = chunk_lines * line_stride;
+  const auto address = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(part.begin_of(0)));
+  const auto row_bytes = static_cast<uint32_t>(part.row_bytes);
   for (uint32_t i = threadIdx.x; i < per_row * part.num_rows; i += kImageThreads) {
-    const int r = static_cast<int>((uint64_t{i} * reciprocal) >> 20);
+    const int r = static_cast<int>((uint64_t{i} * reciprocal) >> 28);
     const int x = static_cast<int>(i - r * per_row) * 4;
-    const int shift = static_cast<int>(reinterpret_cast<uintptr_t>(part.begin_of(r)) % 16);
+    const int shift = static_cast<int>((address + r * row_bytes) % 16);
     const FourPixels four(raw + r * raw_stride, shift + x * 3);
 #pragma unroll
     for (int c = 0; c < 3; ++c) {
@@ -159,9 +168,11 @@ __device__ void write_patches(const ImageLaunch& p, const ImageTarget& target,
   for (int x = threadIdx.x % 32 * kPack; x < columns; x += 32 * kPack) {
     const int in_tile = block.x + x;
     T* column = out + in_tile / size * 3 * area + in_tile % size;
-    for (int y = threadIdx.x / 32; y < rows; y += kImageWarps) {
-      const int patch_row = (block.y + y) / size, row = (block.y + y) % size;
-      T* to = column + patch_row * per_side * 3 * area + row * size;
+    int y = threadIdx.x / 32, row = (block.y + y) % size;
+    column += (block.y + y) / size * per_side * 3 * area;
+    for (; y < rows; y += kImageWarps, row += kImageWarps) {
+      for (; row >= size; row -= size) column += per_side * 3 * area;
+      T* to = column + row * size;
 #pragma unroll
       for (int c = 0; c < 3; ++c) {
         const uint8_t* from = pixels + (c * height + y) * width + x;
@@ -182,21 +193,25 @@ __device__ void fill_table(const ImageLaunch& p, T* table) {
       table[i] = static_cast<uint8_t>(i);
     } else {
       const int c = i / 256;
-      const float share = __fdiv_rn(static_cast<float>(i % 256), 255.0f);
+      // i / 255, correctly rounded: the product with the reciprocal, then one correction.
+      const float value = static_cast<float>(i % 256), near = value * (1.0f / 255.0f);
+      const float share = fmaf(fmaf(-255.0f, near, value), 1.0f / 255.0f, near);
       table[i] = from_float<T>(__fdiv_rn(__fsub_rn(share, p.mean_std[c]), p.mean_std[3 + c]));
     }
   }
 }
 
 template <class T>
-__global__ void __launch_bounds__(kImageThreads, 2)
+__global__ void __launch_bounds__(kImageThreads, 3)
     image_preprocess_kernel(const __grid_constant__ ImageLaunch p) {
   extern __shared__ __align__(16) uint8_t memory[];
   __shared__ T table[3 * 256];
   __shared__ int base[2][kMaxOutputs / kTileOutputs];
   const ImageTarget& target = find_target(p);
   const ImageLayout& layout = target.layout;
-  const ImageBlock block = locate(target, p.tile_size);
+  __shared__ ImageBlock block;
+  if (threadIdx.x == 0) block = locate(target, p.tile_size);
+  __syncthreads();
   uint8_t *raw = memory, *line = memory + layout.line, *middle = memory + layout.middle;
   copy_raw(source_part(target, block, 0), raw, layout.raw_stride);
 
@@ -237,7 +252,8 @@ __global__ void __launch_bounds__(kImageThreads, 2)
                       base[0],        tiles[0],
                       layout.steps[0]};
     resample(lines, [&](int group, int output, uint32_t upper, uint32_t lower) {
-      const int channel = group / groups, l = group % groups * 16 + threadIdx.x % 32 / 4;
+      const int channel = (group >= groups) + (group >= 2 * groups);
+      const int l = (group - channel * groups) * 16 + threadIdx.x % 32 / 4;
       uint8_t* to = middle + (channel * columns + output) * layout.middle_stride + begin + l;
       to[0] = static_cast<uint8_t>(upper);
       to[8] = static_cast<uint8_t>(lower);
@@ -261,8 +277,10 @@ __global__ void __launch_bounds__(kImageThreads, 2)
     for (int half = 0; half < 2; ++half) {
       const int l = group * 16 + half * 8 + threadIdx.x % 32 / 4;
       if (l >= 3 * columns) return;
+      const int channel = (l >= columns) + (l >= 2 * columns);
       // Without turning: [channel, output, line]; turned: [channel, line, output].
-      uint8_t* to = raw + l / columns * columns * rows + l % columns * down + output * across;
+      uint8_t* to =
+          raw + channel * columns * rows + (l - channel * columns) * down + output * across;
       const uint32_t pair = half == 0 ? upper : lower;
       to[0] = static_cast<uint8_t>(pair);
       to[across] = static_cast<uint8_t>(pair >> 8);

@@ -36,6 +36,12 @@ int add_blocks(ImageTarget& target, int64_t tile_size, int first_block) {
 template <class T>
 cudaError_t launch_blocks(ImageLaunch& p, cudaStream_t stream) {
   if (p.num_targets == 0) return cudaSuccess;
+  // Blocks that take long come first.
+  const auto length = [](const ImageTarget& t) {
+    return t.axis[0].scale * t.axis[1].scale * t.layout.outputs[0] * t.layout.outputs[1];
+  };
+  std::stable_sort(p.targets, p.targets + p.num_targets,
+                   [&](const auto& a, const auto& b) { return length(a) > length(b); });
   int num_blocks = 0, num_bytes = 0;
   for (int i = 0; i < p.num_targets; ++i) {
     num_blocks = add_blocks(p.targets[i], p.tile_size, num_blocks);
@@ -45,6 +51,8 @@ cudaError_t launch_blocks(ImageLaunch& p, cudaStream_t stream) {
   const cudaError_t status =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, num_bytes);
   if (status != cudaSuccess) return status;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                       cudaSharedmemCarveoutMaxShared);
   kernel<<<static_cast<unsigned>(num_blocks), kImageThreads, static_cast<size_t>(num_bytes),
            stream>>>(p);
   p.num_targets = 0;

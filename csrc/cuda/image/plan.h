@@ -93,7 +93,7 @@ inline double cost_of(const ImageLayout& l, const ImageAxis& first, const ImageA
   const double loads = inputs0 * inputs1 / 128 * 25;
   const double waits = 800 * std::ceil(inputs1 / l.chunk_lines);
   const double weights = 600 + 60.0 * (l.max_taps[0] + l.max_taps[1]);
-  const double crowded = l.num_bytes > 112 << 10 ? 2.0 : l.num_bytes > 74 << 10 ? 1.2 : 1.0;
+  const double crowded = l.num_bytes > 108 << 10 ? 2.0 : l.num_bytes > 72 << 10 ? 1.3 : 1.0;
   return crowded * (products + loads + weights + waits) / (l.outputs[0] * l.outputs[1]);
 }
 

@@ -40,6 +40,13 @@ __device__ inline double bicubic(double x) {
   return 0.0;
 }
 
+// a / b, correctly rounded, from the correctly rounded 1 / b (Markstein, "Computation of Elementary
+// Functions on the IBM RISC System/6000 Processor", 1990).
+__device__ inline double quotient(double a, double b, double reciprocal) {
+  const double near = __dmul_rn(a, reciprocal);
+  return fma(fma(-b, near, a), reciprocal, near);
+}
+
 __device__ inline int to_fixed_point(double weight) {
   const double scaled = __dmul_rn(weight, static_cast<double>(1 << cpu::kWeightBits));
   return static_cast<int>(weight < 0 ? __dsub_rn(scaled, 0.5) : __dadd_rn(scaled, 0.5));
@@ -58,7 +65,8 @@ struct BlockWeights {
     for (int o = threadIdx.x / 4; o < (count + 7) / 8 * 8; o += kImageThreads / 4) {
       const ImageWindow window = window_of(axis, begin + min(o, count - 1));
       const int tile = o / kTileOutputs;
-      const int tile_first = (window_of(axis, begin + tile * kTileOutputs).first - origin) & ~3;
+      // A warp's eight outputs are one tile.
+      const int tile_first = (__shfl_sync(0xffffffffu, window.first, 0) - origin) & ~3;
       if (lane == 0 && o % kTileOutputs == 0) base[tile] = tile_first;
       const int taps = o < count ? window.end - window.first : 0;
       double* weights = scratch + min(o, count - 1) * max_taps;
@@ -70,8 +78,9 @@ struct BlockWeights {
       __syncwarp();
       double sum = 0.0;
       for (int i = 0; i < taps; ++i) sum = __dadd_rn(sum, weights[i]);
+      const double reciprocal = __drcp_rn(sum);
       for (int i = lane; i < taps; i += 4) {
-        const double weight = sum != 0.0 ? __ddiv_rn(weights[i], sum) : weights[i];
+        const double weight = sum != 0.0 ? quotient(weights[i], sum, reciprocal) : weights[i];
         put(o, window.first - origin - tile_first + i, steps, to_fixed_point(weight));
       }
     }

@@ -12,10 +12,21 @@ namespace lightvl::cuda {
 
 constexpr Key kNoKey = 0;
 
+// Few scores of the row, listed in block 0: every block has room for an equal share. Blocks know
+// each other's counts.
+struct FewScores {
+  int own_count;                // of this block, which may exceed its share
+  int count[kMaxRowBlocks];     // of all
+  float score[kMaxCandidates];  // by block, until block 0 closes the gaps
+  int id[kMaxCandidates];
+};
+
 struct RowShared {
   Exchange exchange;
-  Candidates few;
+  FewScores top, few;  // most probable ones; those to draw from. Cleared before the first barrier
   Selection selection;
+  uint32_t group_bits[kMaxGroups];
+  float bound;
 };
 
 // The filters of a row whose best score is `max`.
@@ -60,103 +71,160 @@ __device__ inline float with_noise(float scaled, uint32_t word, float best) {
   return v > __expf(scaled - best) * 1.01f ? -INFINITY : scaled + gumbel(word);
 }
 
-// Best of this thread's part of the slice, among scores from `cut` on.
+// Best of this thread's part of the slice, among scores from `cut` on. A warp shares what must be
+// beaten.
 __device__ inline Key draw_slice(const RowSlice& slice, const Filters& f, const Noise& noise,
                                  float cut) {
-  float best = -INFINITY;
+  float best = -INFINITY, to_beat = -INFINITY;
   int best_at = INT32_MAX;
   const int num_quads = (slice.size + 63) / 64 * 16;
-  for (int q = threadIdx.x; q < num_quads; q += kRowThreads) {
+  for (int begin = 0; begin < num_quads; begin += kRowThreads) {
+    const int q = begin + static_cast<int>(threadIdx.x), first = q / 16 * 64 + q % 16;
     float score[4];
     bool any = false;
-    const int first = q / 16 * 64 + q % 16;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int at = first + 16 * i;
       score[i] = at < slice.size ? slice.score[at] : -INFINITY;
       any |= score[i] >= cut;
     }
-    if (!any) continue;
+    if (!__any_sync(kAllLanes, any)) continue;
     const uint4 words = noise.words(static_cast<uint32_t>(slice.begin / 4 + q));
     const uint32_t word[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (!(score[i] >= cut)) continue;
       const int at = first + 16 * i;
-      const float noisy = with_noise(f.scaled(score[i]), word[i], best);
+      const float noisy = with_noise(f.scaled(score[i]), word[i], to_beat);
       if (noisy > best || (noisy == best && noisy > -INFINITY && at < best_at)) {
         best = noisy;
         best_at = at;
+        to_beat = fmaxf(to_beat, best);
       }
     }
+    __syncwarp();
+    to_beat = from_ordered_bits(__reduce_max_sync(kAllLanes, ordered_bits(to_beat)));
   }
   return best == -INFINITY ? kNoKey : make_key(best, slice.begin + best_at);
 }
 
-// Lists scores in block 0, which pass(x) lets in; true if there was room for them.
+// Lists scores which pass(x) lets in; true if there was room for them.
 template <class Pass>
-__device__ bool list_few(Candidates& few, const RowSlice& slice, Pass&& pass) {
-  Candidates* list = in_block(&few, 0);
+__device__ bool list_few(FewScores& few, const RowSlice& slice, Pass&& pass) {
+  const int size = static_cast<int>(cluster_size()), rank = static_cast<int>(cluster_rank());
+  const int share = kMaxCandidates / size, t = threadIdx.x;
+  FewScores* list = in_block(&few, 0);
   for_slice(slice, [&](int i) {
     const float x = slice.score[i];
     if (!pass(x)) return;
-    const int at = atomicAdd(&list->count, 1);
-    if (at >= kMaxCandidates) return;
-    list->score[at] = x;
-    list->id[at] = slice.begin + i;
+    const int at = atomicAdd(&few.own_count, 1);
+    if (at >= share) return;
+    list->score[rank * share + at] = x;
+    list->id[rank * share + at] = slice.begin + i;
   });
+  __syncthreads();
+  if (t < size) in_block(&few, t)->count[rank] = few.own_count;
   cluster_sync();
-  return list->count <= kMaxCandidates;
+  bool fits = true;
+  for (int r = 0; r < size; ++r) fits = fits && few.count[r] <= share;
+  return fits;
+}
+
+// Closes the gaps between the blocks' shares; returns the number of scores. Block 0 alone.
+__device__ inline int close_gaps(FewScores& few) {
+  const int share = kMaxCandidates / static_cast<int>(cluster_size());
+  const int block = static_cast<int>(threadIdx.x) / share, at = threadIdx.x % share;
+  int before = 0, total = 0;
+  for (int r = 0; r < static_cast<int>(cluster_size()); ++r) {
+    before += r < block ? few.count[r] : 0;
+    total += few.count[r];
+  }
+  const bool mine = block < static_cast<int>(cluster_size()) && at < few.count[block];
+  const float score = mine ? few.score[threadIdx.x] : 0.0f;
+  const int id = mine ? few.id[threadIdx.x] : 0;
+  __syncthreads();
+  if (mine) {
+    few.score[before + at] = score;
+    few.id[before + at] = id;
+  }
+  __syncthreads();
+  return total;
+}
+
+// Lanes that share the comparisons of one of `count` values, at most kRowThreads in all.
+__device__ inline int lanes_for(int count) {
+  int lanes = 1;
+  while (lanes < 32 && count * lanes * 2 <= kRowThreads) lanes *= 2;
+  return lanes;
+}
+
+// Adds up over `lanes` neighbours.
+template <class Value>
+__device__ Value sum_of_lanes(Value value, int lanes) {
+  for (int step = 1; step < lanes; step *= 2) value += __shfl_xor_sync(kAllLanes, value, step);
+  return value;
 }
 
 // Block 0 alone: filters the list exactly and draws. `target` is the mass that top-p keeps, where
 // it comes without top-k.
-__device__ inline int draw_from_list(const Candidates& list, const Filters& f, const Noise& noise,
+__device__ inline int draw_from_list(FewScores& list, const Filters& f, const Noise& noise,
                                      Mass target) {
   __shared__ uint32_t weights[kMaxCandidates];
-  const int t = threadIdx.x;
-  const bool mine = t < list.count;
-  const float x = mine ? list.score[t] : -INFINITY;
-  weights[t] = f.top_p < 1.0f && mine ? f.weight(x) : 0;
+  const int count = close_gaps(list), lanes = lanes_for(count), t = threadIdx.x;
+  const bool by_mass = f.top_p < 1.0f;
+  if (t < count) weights[t] = by_mass ? f.weight(list.score[t]) : 0;
   __syncthreads();
+  const int own = t / lanes;
+  const float x = own < count ? list.score[own] : INFINITY;
   int above = 0;
   Mass mass_above = 0;
-  if (mine) {
 #pragma unroll 4
-    for (int i = 0; i < list.count; ++i) {
-      const bool larger = list.score[i] > x;
-      above += larger;
-      mass_above += larger ? weights[i] : 0;
-    }
+  for (int i = t % lanes; i < count; i += lanes) {
+    const bool larger = list.score[i] > x;
+    above += larger;
+    mass_above += larger ? weights[i] : 0;
   }
-  bool kept = mine && (f.top_k == 0 || above < f.top_k);
-  if (f.top_p < 1.0f) {
+  above = sum_of_lanes(above, lanes);
+  bool kept = own < count && t % lanes == 0 && (f.top_k == 0 || above < f.top_k);
+  if (by_mass) {
+    mass_above = sum_of_lanes(mass_above, lanes);
     if (f.top_k > 0) {
-      const Mass total = block_reduce(kept ? Mass{weights[t]} : Mass{0}, Sum{}, Mass{0});
+      const Mass total = block_reduce(kept ? Mass{weights[own]} : Mass{0}, Sum{}, Mass{0});
       target = top_p_target(f.top_p, total);
     }
     kept = kept && mass_above < target;
   }
   Key key = kNoKey;
   if (kept && x >= f.min_score) {
-    key = make_key(f.scaled(x) + gumbel(noise.word_of(list.id[t])), list.id[t]);
+    key = make_key(f.scaled(x) + gumbel(noise.word_of(list.id[own])), list.id[own]);
   }
   return id_of(block_reduce(key, Max{}, kNoKey));
 }
 
-// The warps' best scores in their order tell where the k-th largest score lies at least: not below
-// the k-th of them. -inf if there are fewer.
-__device__ inline float bound_by_groups(const Key* groups, int k) {
-  const int count = num_groups(), t = threadIdx.x;
-  float own = -INFINITY;
+// The best scores of the warps, or of pairs of warps, tell where the k-th largest score of the row
+// lies at least: not below the k-th of them. -inf if there are fewer.
+__device__ inline float bound_by_groups(RowShared& shared, const Key* groups, int k) {
+  const int merged = k * 5 / 4 <= num_groups() / 2 ? 2 : 1;
+  const int count = num_groups() / merged, t = threadIdx.x;
+  if (k > count) return -INFINITY;
   if (t < count) {
-    const Key key = groups[t];
-    int better = 0;
-#pragma unroll 8
-    for (int i = 0; i < count; ++i) better += groups[i] > key;
-    if (better == k - 1) own = score_of(key);
+    const Key best = merged == 1 ? groups[t] : max(groups[2 * t], groups[2 * t + 1]);
+    shared.group_bits[t] = static_cast<uint32_t>(best >> 32);
   }
-  return block_reduce(own, Max{}, -INFINITY);
+  __syncthreads();
+  const int lanes = lanes_for(count), own = t / lanes;
+  const uint32_t bits = own < count ? shared.group_bits[own] : 0;
+  int better = 0;  // and, above bit 16, as good or better
+  for (int i = t % lanes; i < count; i += lanes) {
+    const uint32_t other = shared.group_bits[i];
+    better += (other > bits ? 1 : 0) + (other >= bits ? 1 << 16 : 0);
+  }
+  better = sum_of_lanes(better, lanes);
+  if (own < count && (better & 0xffff) < k && better >> 16 >= k) {
+    shared.bound = from_ordered_bits(bits);
+  }
+  __syncthreads();
+  return shared.bound;
 }
 
 // The k-th largest score from histograms, or the lowest float if there are fewer.
@@ -220,7 +288,7 @@ __device__ inline int draw_row(const SampleParams& p, int64_t row, RowShared& sh
   const Noise noise(p, row);
   float bound = -FLT_MAX;
   if (f.top_k > 0) {
-    bound = f.top_k <= num_groups() ? bound_by_groups(groups, f.top_k) : -INFINITY;
+    bound = bound_by_groups(shared, groups, f.top_k);
   }
   // Top-p weighs all that top-k keeps, so min-p may shorten the list only without it.
   if (f.top_p >= 1.0f) bound = fmaxf(bound, f.min_score);

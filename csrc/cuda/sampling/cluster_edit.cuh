@@ -91,16 +91,17 @@ __device__ inline void write_tops(const SampleParams& p, int64_t row, RowShared&
                                   const RowSlice& slice, const Key* groups, Key most,
                                   float log_total) {
   const int wanted = static_cast<int>(p.num_top);
-  const float bound = wanted <= num_groups() ? bound_by_groups(groups, wanted) : -INFINITY;
-  Candidates& list = shared.selection.candidates;
+  const float bound = bound_by_groups(shared, groups, wanted);
+  FewScores& list = shared.top;
   if (!(bound > -INFINITY) || !list_few(list, slice, [&](float x) { return x >= bound; })) {
     return write_top_in_turn(p, row, shared, turn, slice, most, log_total);
   }
-  const int t = threadIdx.x;
-  if (cluster_rank() != 0 || t >= list.count) return;
+  if (cluster_rank() != 0) return;
+  const int count = close_gaps(list), t = threadIdx.x;
+  if (t >= count) return;
   const Key key = make_key(list.score[t], list.id[t]);
   int better = 0;
-  for (int i = 0; i < list.count; ++i) better += make_key(list.score[i], list.id[i]) > key;
+  for (int i = 0; i < count; ++i) better += make_key(list.score[i], list.id[i]) > key;
   if (better < wanted) write_top(p, row, better, key, log_total);
 }
 

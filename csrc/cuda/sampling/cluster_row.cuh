@@ -16,7 +16,7 @@ namespace lightvl::cuda {
 
 constexpr int kRowThreads = 512;
 constexpr int kRowWarps = kRowThreads / 32;
-constexpr int kMaxRowBlocks = 16;
+constexpr int kMaxRowBlocks = 8;
 constexpr int kMaxGroups = kMaxRowBlocks * kRowWarps;
 
 // This block's part of the row.
@@ -40,7 +40,7 @@ __device__ RowSlice make_slice(const T* logits, int vocab_size, int slice, float
 // packs are under way at once.
 template <class T>
 __device__ Key load_slice(const T* logits, const RowSlice& slice, bool keep) {
-  constexpr int kPack = 16 / sizeof(T), kUnroll = sizeof(T) == 4 ? 5 : 3;
+  constexpr int kPack = 16 / sizeof(T), kUnroll = sizeof(T) == 4 ? 10 : 5;
   const T* from = logits + slice.begin;
   float best = -INFINITY;
   int best_id = INT32_MAX;
@@ -84,6 +84,16 @@ __device__ Key load_slice(const T* logits, const RowSlice& slice, bool keep) {
   const int last = slice.head + num_packs * kPack + static_cast<int>(threadIdx.x);
   if (last < slice.size) take_one(last);
   return make_key(best, best_id);
+}
+
+// Starts to bring the slice of a later row into the level-2 cache.
+template <class T>
+__device__ void prefetch_slice(const T* logits, const RowSlice& slice) {
+  const auto begin = reinterpret_cast<uintptr_t>(logits + slice.begin + 8) / 16 * 16;
+  const auto end = reinterpret_cast<uintptr_t>(logits + slice.begin + slice.size) / 16 * 16;
+  if (threadIdx.x != 0 || begin >= end) return;
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(begin),
+               "r"(static_cast<uint32_t>(end - begin)));
 }
 
 // Calls f(i) for each element of the slice.

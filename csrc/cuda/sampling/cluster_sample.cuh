@@ -19,17 +19,25 @@ __device__ inline void write_id(const SampleParams& p, int64_t row, int id) {
   if (cell < INT16_MAX) ++cell;
 }
 
+struct RowPlan {
+  int slice;       // scores of a block
+  int rows_ahead;  // that run at once: the row that many rows on is next
+};
+
 template <class T>
-__device__ void sample_row(const SampleParams& p, int slice_size, float* buffer,
+__device__ void sample_row(const SampleParams& p, const RowPlan& plan, float* buffer,
                            RowShared& shared) {
   const int64_t row = blockIdx.x / cluster_size();
   const T* logits = static_cast<const T*>(p.logits) + row * p.logits_stride;
   const bool greedy = !(p.temperature[row] >= kGreedyTemperature);
   const bool edits = has_edits(p, row), logprobs = p.logprobs != nullptr || p.num_top > 0;
-  if (threadIdx.x == 0) shared.few.count = shared.selection.candidates.count = 0;
+  if (threadIdx.x == 0) shared.few.own_count = shared.top.own_count = 0;
   cluster_arrive();  // nobody writes to a block that hasn't begun
-  const RowSlice slice = make_slice(logits, static_cast<int>(p.vocab_size), slice_size, buffer);
+  const RowSlice slice = make_slice(logits, static_cast<int>(p.vocab_size), plan.slice, buffer);
   Key best = load_slice(logits, slice, !greedy || edits || logprobs);
+  if (row + plan.rows_ahead < p.num_sequences) {
+    prefetch_slice(logits + plan.rows_ahead * p.logits_stride, slice);
+  }
   cluster_wait();
   int turn = 0;
   float log_total = 0.0f;
@@ -48,43 +56,17 @@ __device__ void sample_row(const SampleParams& p, int slice_size, float* buffer,
     write_id(p, row, id);
     if (p.logprobs != nullptr) p.logprobs[row] = to_float(logits[id]) - log_total;
   }
-  cluster_arrive();  // block 0's memory must outlive those who read it
-  if (cluster_rank() == 0) cluster_wait();
 }
 
 template <class T>
 __global__ void __launch_bounds__(kRowThreads, 2)
-    sample_cluster_kernel(const __grid_constant__ SampleParams p, int slice_size) {
+    sample_cluster_kernel(const __grid_constant__ SampleParams p,
+                          const __grid_constant__ RowPlan plan) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   extern __shared__ __align__(16) float buffer[];
   __shared__ RowShared shared;
-  sample_row<T>(p, slice_size, buffer, shared);
+  sample_row<T>(p, plan, buffer, shared);
 #endif
-}
-
-template <class T>
-cudaError_t launch_sample_cluster(const SampleParams& p, int num_blocks, int slice_size,
-                                  cudaStream_t stream) {
-  const auto kernel = sample_cluster_kernel<T>;
-  const int bytes = (slice_size + 8) * 4;
-  cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (status != cudaSuccess) return status;
-  if (num_blocks > 8) {
-    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-    if (status != cudaSuccess) return status;
-  }
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(num_blocks), 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = {static_cast<unsigned>(p.num_sequences * num_blocks), 1, 1};
-  config.blockDim = {kRowThreads, 1, 1};
-  config.dynamicSmemBytes = static_cast<size_t>(bytes);
-  config.stream = stream;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, p, slice_size);
 }
 
 }  // namespace lightvl::cuda

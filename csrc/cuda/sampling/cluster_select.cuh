@@ -13,7 +13,7 @@
 namespace lightvl::cuda {
 
 constexpr int kSelectBins = 256;
-constexpr int kMaxCandidates = kRowThreads;
+constexpr int kMaxCandidates = 512;
 
 // Scores from all blocks. Cleared before a cluster barrier, filled after it, read after the next.
 struct Candidates {
@@ -120,8 +120,9 @@ __device__ Crossing cross(Selection& shared, Bins& bins, const RowSlice& slice, 
   if (t < kSelectBins) {
     Mass mass = 0;
     uint32_t count = 0;
-#pragma unroll 4
-    for (unsigned r = 0; r < cluster_size(); ++r) {
+#pragma unroll
+    for (unsigned r = 0; r < kMaxRowBlocks; ++r) {
+      if (r >= cluster_size()) continue;
       const Bins* remote = in_block(&bins, r);
       mass += remote->mass[t];
       count += remote->count[t];

@@ -6,30 +6,52 @@
 namespace lightvl::cuda {
 namespace {
 
-constexpr int64_t kPortableBlocks = 8;    // of a cluster, on every GPU that has clusters
 constexpr int64_t kMaxSlice = 48 * 1024;  // scores that a block's shared memory holds
 constexpr int64_t kWorthABlock = 2048;    // scores
-constexpr int64_t kFewRows = 8;           // leave room for the largest clusters
+constexpr int kBlocksAtOnce = 2;          // on a multiprocessor
+
+template <class T>
+cudaError_t launch_clusters(const SampleParams& p, cudaStream_t stream) {
+  int device = 0, num_processors = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  if (status != cudaSuccess) return status;
+  status = cudaDeviceGetAttribute(&num_processors, cudaDevAttrMultiProcessorCount, device);
+  if (status != cudaSuccess) return status;
+  int blocks = 1;
+  while (blocks < kMaxRowBlocks && p.vocab_size > blocks * kWorthABlock) blocks *= 2;
+  const int64_t chunks = (p.vocab_size + 63) / 64;
+  const RowPlan plan{static_cast<int>((chunks + blocks - 1) / blocks * 64),
+                     std::max(kBlocksAtOnce * num_processors / blocks, 1)};
+  const auto kernel = sample_cluster_kernel<T>;
+  const int bytes = (plan.slice + 8) * 4;
+  status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (status != cudaSuccess) return status;
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = {static_cast<unsigned>(p.num_sequences * blocks), 1, 1};
+  config.blockDim = {kRowThreads, 1, 1};
+  config.dynamicSmemBytes = static_cast<size_t>(bytes);
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, p, plan);
+}
 
 }  // namespace
 
 bool cluster_holds_row(int64_t vocab_size, int device) {
   int major = 0;
-  return vocab_size <= kPortableBlocks * kMaxSlice &&
+  return vocab_size <= kMaxRowBlocks * kMaxSlice &&
          cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
          major >= 9;
 }
 
 int sample_in_clusters(const SampleParams& p, Stream stream) {
   if (p.num_sequences == 0) return cudaSuccess;
-  const int64_t chunks = (p.vocab_size + 63) / 64;
-  const int64_t most = p.num_sequences <= kFewRows ? kMaxRowBlocks : kPortableBlocks;
-  int64_t blocks = 1;
-  while (blocks < most && p.vocab_size > blocks * kWorthABlock) blocks *= 2;
-  const auto slice = static_cast<int>((chunks + blocks - 1) / blocks * 64);
-  return dispatch_dtype(p.dtype, [&]<class T>(std::type_identity<T>) {
-    return launch_sample_cluster<T>(p, static_cast<int>(blocks), slice, stream);
-  });
+  return dispatch_dtype(
+      p.dtype, [&]<class T>(std::type_identity<T>) { return launch_clusters<T>(p, stream); });
 }
 
 }  // namespace lightvl::cuda
