@@ -108,9 +108,13 @@ inline bool choose_layout(ImageTarget& target, int64_t tile_size, int64_t patch_
     side = n * patch_size;
     break;
   }
+  // Where windows are narrow, smaller blocks never pay.
+  const auto smaller = [](const ImageAxis& axis, int64_t outputs) {
+    return axis.scale > 3.0 && outputs > 8 ? (outputs + 1) / 2 : 0;
+  };
   double best = INFINITY;
-  for (int64_t a = side; a > 0; a = a > 8 ? (a + 1) / 2 : 0) {
-    for (int64_t b = side; b > 0; b = b > 8 ? (b + 1) / 2 : 0) {
+  for (int64_t a = side; a > 0; a = smaller(first, a)) {
+    for (int64_t b = side; b > 0; b = smaller(second, b)) {
       for (const int64_t chunk : {64, 48, 32, 16}) {
         const ImageLayout layout = make_layout(first, second, target.down_first != 0, a, b, chunk);
         const double cost = cost_of(layout, first, second);
