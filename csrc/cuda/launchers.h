@@ -6,7 +6,6 @@
 
 #include <cstdint>
 
-#include "cpu/image_plan.h"
 #include "params.h"
 
 struct CUstream_st;
@@ -45,13 +44,27 @@ struct VisionAttentionWork {
 
 struct SampleWork {
   SampleParams params;
-  float* scores;  // [S, V], room for the edited logits
+  float* scores;  // [S, V], room for the edited logits; null: clusters of blocks hold the rows
 };
 
-// The strips, their axes and the table lie in device memory.
+// Whether a cluster of the device's thread blocks can hold a row of the vocabulary.
+bool cluster_holds_row(int64_t vocab_size, int device);
+
+// A picture and the grid of tiles that it is resized to.
+struct ImageSource {
+  const uint8_t* pixels;  // [height, width, 3]
+  int32_t width, height;
+  int32_t cols, rows;
+  int64_t first_tile;
+};
+
 struct ImagePreprocessWork {
-  cpu::ImagePreprocessWork work;
-  int64_t max_rows;  // output rows of the tallest strip
+  const ImageSource* sources;  // [num_sources], in host memory
+  int64_t num_sources;
+  int64_t tile_size, patch_size;
+  float mean_std[6];  // of the channels scaled to 0..1: means, then deviations; unused by uint8
+  void* out;          // [tiles, patches, 3, patch_size, patch_size]
+  DType dtype;
 };
 
 Launcher<RmsNormParams> rms_norm;
@@ -64,6 +77,7 @@ Launcher<RopeWriteKvParams> rope_write_kv;
 Launcher<LinearSmallParams> linear_small;
 Launcher<GatherEmbeddingsParams> gather_embeddings;
 Launcher<SampleWork> sample;
+Launcher<SampleParams> sample_in_clusters;
 // Sets `workspace.bytes` and `decode_rows` of a call whose sizes are filled in.
 void plan_paged_attention(PagedAttentionWork& work);
 Launcher<PagedAttentionWork> paged_attention;
