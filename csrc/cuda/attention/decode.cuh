@@ -1,19 +1,18 @@
 // Decode attention: sequences with few new tokens attend to their pages of keys and values.
 //
-// One launch of a persistent grid. Each block finds its share of all (sequence, KV head) pairs from
-// the lengths (decode_schedule.cuh); its warps take the share's slices of 16 keys in turn, each at
-// its own pace with softmax statistics of its own (decode_slice.cuh). A warp's loop:
+// One launch, at most a block an SM. Each block finds its share of all (sequence, KV head) pairs
+// from the lengths (decode_schedule.cuh); its warps take the share's slices of 16 keys in turn,
+// each at its own pace with softmax statistics of its own (decode_slice.cuh). A warp's loop:
 //
-//   S = K Q^T of the slice in registers     | then its key registers are loaded with the next
-//   slice's P = exp2(S - maximum)                   | O = O + P V                             |
-//   then its value registers; then the page number after
+//   S = K Q^T of the slice in registers | then the next slice's keys are on their way to them,
+//   P = exp2(S - maximum)
+//   O = O + P V                         | then its values, and the page number of the one after
 //
-// so that all but a few hundred cycles of the time 64 registers a thread (8 KB a warp, 64 KB or
-// more an SM) are on their way, across the ends of pairs too. Where a pair or the share ends, the
-// warps' results are merged in shared memory and, if other blocks hold parts of the pair, by
-// whichever block finishes last (decode_merge.cuh). The query heads of a KV head share its keys:
-// with up to 8 rows (new tokens times group) a row is a column of one product's N side, with up to
-// 16 of two.
+// so that all but a few hundred cycles of the time 64 registers a thread (8 KB a warp, 64 KB an SM)
+// are being loaded, across the ends of pairs too. Where a pair or the share ends, the warps'
+// results are merged in shared memory and, if other blocks hold parts of the pair, by the last of
+// these (decode_merge.cuh). The query heads of a KV head share its keys: with up to 8 rows (new
+// tokens times group) a row is a column of one product's N side, with up to 16 of two.
 #pragma once
 
 #include "cuda/attention/decode_launch.cuh"
@@ -48,27 +47,29 @@ struct DecodePages {
 };
 
 // A warp on its way through its worker's share.
-template <class T, int kHeadDim, int kTiles, int kStages>
+template <class T, int kHeadDim, int kTiles>
 class DecodeWarp {
  public:
   using Partial = DecodePartial<kHeadDim, 8 * kTiles>;
   using Slice = DecodeSlice<T, kHeadDim, kTiles>;
-  using Stage = DecodeStage<T, kHeadDim>;
 
   // It takes every `stride`-th slice of the share from number `turn` on.
   __device__ DecodeWarp(const PagedAttentionParams& p, const DecodeSequence* seqs,
-                        const DecodeShare& share, Stage (&stages)[kStages], int turn, int stride)
+                        const DecodeShare& share, typename Slice::Queries& queries, int turn,
+                        int stride)
       : p_(p),
-        stages_(stages),
+        queries_(queries),
         pages_{p, seqs, share.first},
         share_end_(share.end),
         stride_(stride),
-        loading_(share.begin + turn),
-        next_(loading_) {
+        loaded_(share.begin + turn) {
+    if (loaded_ >= share_end_) return;
     pages_.page_bits = 31 - __clz(static_cast<int>(p.page_size));
-    if (loading_ < share_end_) pages_.advance(turn);
-#pragma unroll
-    for (int i = 0; i < kStages; ++i) load(i);
+    pages_.advance(turn);
+    load_queries();
+    load_keys();
+    load_values();
+    if (loaded_ + stride_ < share_end_) pages_.advance(stride_);
   }
 
   __device__ DecodeRows<T> rows(const DecodeSequence& seq, int head) const {
@@ -77,28 +78,27 @@ class DecodeWarp {
   }
 
   // Attends to this warp's slices of a pair, which begins at `begin`, up to `end` of the line.
-  __device__ void attend(const DecodeSequence& seq, int head, int begin, int end) {
+  __device__ void attend(const DecodeSequence& seq, int begin, int end) {
     const int r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
     const float scale = p_.scale * 1.44269504f;
-    slice_.clear();
-    if (next_ >= end) return;
-    const DecodeRows<T> all = rows(seq, head);
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      slice_.load_queries(tile, all.query(8 * tile + r), 8 * tile + r < all.count);
-    }
     int seen[kTiles][2];  // keys that queries 2c and 2c + 1 see
 #pragma unroll
     for (int row = 0; row < 2 * kTiles; ++row) {
-      const int token = (row / 2 * 8 + 2 * c + row % 2) / all.group;
+      const int token =
+          (row / 2 * 8 + 2 * c + row % 2) / static_cast<int>(p_.num_heads / p_.num_kv_heads);
       seen[row / 2][row % 2] = min(seq.keys - seq.q_len + token + 1, seq.keys);
     }
-    for (; next_ < end; next_ += stride_) {
+    slice_.clear();
+    wait_for_copies<0>();
+    for (; loaded_ < end; loaded_ += stride_) {
       float score[kTiles][4] = {};
-      wait_for_copies<kStages - 1>();
-      __syncwarp();
-      slice_.multiply_keys(stages_[stage_], score);
-      const int key = (next_ - begin) * kSliceKeys + r;
+      slice_.multiply_keys(queries_, score);
+      const bool more = loaded_ + stride_ < share_end_;
+      if (more) {
+        load_keys();
+        if (loaded_ + stride_ >= end) load_queries();
+      }
+      const int key = (loaded_ - begin) * kSliceKeys + r;
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
@@ -108,10 +108,11 @@ class DecodeWarp {
         }
       }
       slice_.soften(score);
-      slice_.multiply_values(stages_[stage_], score);
-      __syncwarp();
-      load(stage_);
-      stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
+      slice_.multiply_values(score);
+      if (more) {
+        load_values();
+        if (loaded_ + 2 * stride_ < share_end_) pages_.advance(stride_);
+      }
     }
   }
 
@@ -128,36 +129,39 @@ class DecodeWarp {
   }
 
  private:
-  // Starts to copy the next slice, if there is one, and asks for the page of the one after.
-  __device__ void load(int stage) {
-    if (loading_ < share_end_) {
-      const int last = pages_.last();
-      stages_[stage].copy_keys(pages_.rows(p_.k_cache, p_.k_stride), p_.k_stride[2], last);
-      stages_[stage].copy_values(pages_.rows(p_.v_cache, p_.v_stride), p_.v_stride[2], last);
-      loading_ += stride_;
-      if (loading_ < share_end_) pages_.advance(stride_);
+  __device__ void load_queries() {
+    const DecodeRows<T> all = rows(pages_.seqs[pages_.at.seq], pages_.at.head);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const int row = 8 * tile + static_cast<int>(threadIdx.x) % 32 / 4;
+      Slice::copy_queries(queries_, tile, all.query(row), row < all.count);
     }
     commit_copies();
   }
+  __device__ void load_keys() {
+    slice_.load_keys(pages_.rows(p_.k_cache, p_.k_stride), p_.k_stride[2], pages_.last());
+  }
+  __device__ void load_values() {
+    slice_.load_values(pages_.rows(p_.v_cache, p_.v_stride), p_.v_stride[2], pages_.last());
+  }
 
   const PagedAttentionParams& p_;
-  Stage (&stages_)[kStages];
   Slice slice_;
+  typename Slice::Queries& queries_;
   DecodePages<T> pages_;
   int share_end_, stride_;
-  int loading_, next_;  // the slices to be copied and attended to next, as numbers of the line
-  int stage_ = 0;       // where the latter lies
+  int loaded_;  // the slice in registers, as a number of the line
 };
 
-template <class T, int kHeadDim, int kTiles, int kWarps, int kStages>
+template <class T, int kHeadDim, int kTiles, int kWarps>
 __global__ void __launch_bounds__(32 * kWarps, 1)
     decode_attention_kernel(const __grid_constant__ PagedAttentionWork work, int least_share) {
   using Merger = DecodeMerger<T, kHeadDim, 8 * kTiles, kWarps>;
-  using Stages = DecodeStage<T, kHeadDim>[kStages];
+  using Queries = typename DecodeSlice<T, kHeadDim, kTiles>::Queries;
   extern __shared__ __align__(16) unsigned char bytes[];
   auto& shared = *reinterpret_cast<typename Merger::Shared*>(bytes);
-  auto* stages = reinterpret_cast<Stages*>(&shared + 1);
-  auto* seqs = reinterpret_cast<DecodeSequence*>(stages + kWarps);
+  auto* queries = reinterpret_cast<Queries*>(&shared + 1);
+  auto* seqs = reinterpret_cast<DecodeSequence*>(queries + kWarps);
   const PagedAttentionParams& p = work.params;
   const Cluster cluster = Cluster::mine();
   const int worker = static_cast<int>(blockIdx.x) / cluster.size;
@@ -165,6 +169,8 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
   const int stride = kWarps * cluster.size;  // warps of a worker
 
 #if __CUDA_ARCH__ >= 900
+  // Whoever comes next may begin once all blocks have, and waits for their end by itself; what came
+  // before has ended, even if this kernel was launched without waiting for that.
   asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
 #endif
   prefetch_pages(p, work.max_pages);
@@ -172,15 +178,15 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
       share_out<kWarps>(p, 8 * kTiles, least_share, worker, num_workers, stride, seqs);
   if (share.begin >= share.end) return;
   Merger merger(shared, work.workspace, cluster, worker, num_workers);
-  const int w = static_cast<int>(threadIdx.x) / 32;
-  DecodeWarp<T, kHeadDim, kTiles, kStages> warp(p, seqs, share, stages[w],
-                                                kWarps * cluster.rank + w, stride);
+  DecodeWarp<T, kHeadDim, kTiles> warp(p, seqs, share, queries[threadIdx.x / 32],
+                                       kWarps * cluster.rank + static_cast<int>(threadIdx.x) / 32,
+                                       stride);
 
   DecodeCursor pair = share.first;
   for (int begin = share.begin; begin < share.end;) {
     const DecodeSequence seq = seqs[pair.seq];
     const int pair_begin = begin - pair.slice, pair_end = pair_begin + seq.slices;
-    warp.attend(seq, pair.head, pair_begin, min(pair_end, share.end));
+    warp.attend(seq, pair_begin, min(pair_end, share.end));
     warp.leave(merger.warp());
     merger.merge(warp.rows(seq, pair.head),
                  {share.worker_of(pair_begin), share.worker_of(pair_end - 1)});
@@ -192,16 +198,16 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
   merger.finish();
 }
 
-template <class T, int kHeadDim, int kTiles, int kWarps>
-cudaError_t run_decode(const PagedAttentionWork& work, const DecodeLaunch<kTiles>& launch,
-                       cudaStream_t stream) {
-  constexpr int kStages = 256 / kHeadDim;  // 16 KB of a warp, at least 12
-  using Shared = typename DecodeMerger<T, kHeadDim, 8 * kTiles, kWarps>::Shared;
-  using Stages = DecodeStage<T, kHeadDim>[kStages];
-  constexpr auto kKernel = decode_attention_kernel<T, kHeadDim, kTiles, kWarps, kStages>;
-  constexpr int kShared = sizeof(Shared) + kWarps * sizeof(Stages);
+template <class T, int kHeadDim, int kTiles>
+cudaError_t run_decode(const PagedAttentionWork& work, cudaStream_t stream) {
+  using Launch = DecodeLaunch<kTiles>;
+  using Shared = typename DecodeMerger<T, kHeadDim, Launch::kRows, Launch::kWarps>::Shared;
+  using Queries = typename DecodeSlice<T, kHeadDim, kTiles>::Queries;
+  constexpr auto kKernel = decode_attention_kernel<T, kHeadDim, kTiles, Launch::kWarps>;
+  constexpr int kShared = sizeof(Shared) + Launch::kWarps * sizeof(Queries);
   constexpr int kSequence = sizeof(DecodeSequence);
   cudaError_t status = allow_shared_memory<kKernel>(kShared + kMaxDecodeSeqs * kSequence);
+  const Launch launch = Launch::choose(work);
   PagedAttentionWork part = work;
   PagedAttentionParams& p = part.params;
   for (int64_t done = 0; status == cudaSuccess && done < work.params.num_seqs;
@@ -213,13 +219,6 @@ cudaError_t run_decode(const PagedAttentionWork& work, const DecodeLaunch<kTiles
     p.context_lens += kMaxDecodeSeqs;
   }
   return status;
-}
-
-template <class T, int kHeadDim, int kTiles>
-cudaError_t run_decode(const PagedAttentionWork& work, cudaStream_t stream) {
-  const auto launch = DecodeLaunch<kTiles>::choose(work);
-  return launch.warps == 8 ? run_decode<T, kHeadDim, kTiles, 8>(work, launch, stream)
-                           : run_decode<T, kHeadDim, kTiles, 4>(work, launch, stream);
 }
 
 template <class T, int kHeadDim>

@@ -13,20 +13,25 @@ template <int kTiles>
 struct DecodeLaunch {
   static constexpr int kRows = 8 * kTiles;
 
-  int warps;        // of a block: 8, or 4 where shared memory is small
-  int blocks;       // at most one an SM
+  static constexpr int kWarps = 8;
+
+  int blocks;       // at most one an SM: 8 KB on their way for each warp are enough
   int cluster;      // blocks that work together: a worker
   int least_share;  // slices of a worker: fewer are not worth merging
 
   static DecodeLaunch choose(const PagedAttentionWork& work) {
     const PagedAttentionParams& p = work.params;
-    const int warps =
-        work.only_sm80 || device_attribute<cudaDevAttrComputeCapabilityMajor>() < 9 ? 4 : 8;
-    const int64_t seqs = std::min<int64_t>(p.num_seqs, kMaxDecodeSeqs);
-    const int64_t slices = seqs * p.num_kv_heads * work.max_pages * p.page_size / kSliceKeys;
+    const int64_t pairs = std::min<int64_t>(p.num_seqs, kMaxDecodeSeqs) * p.num_kv_heads;
+    const int64_t slices = work.max_pages * p.page_size / kSliceKeys;  // of a pair, at most
     const int64_t most = device_attribute<cudaDevAttrMultiProcessorCount>();
-    const int64_t blocks = std::clamp<int64_t>(slices / warps, 1, most);
-    return {warps, static_cast<int>(blocks), 1, warps};
+    // Few short pairs: a cluster each, whose blocks merge without going through memory.
+    constexpr int kCluster = 8;
+    if (device_attribute<cudaDevAttrComputeCapabilityMajor>() >= 9 && !work.only_sm80 &&
+        slices <= 2 * kCluster * kWarps && pairs * kCluster <= most / 2) {
+      return {static_cast<int>(pairs * kCluster), kCluster, 1};
+    }
+    const int64_t blocks = std::clamp<int64_t>(pairs * slices / kWarps, 1, most);
+    return {static_cast<int>(blocks), 1, kWarps};
   }
 
   template <class Kernel>
@@ -37,7 +42,7 @@ struct DecodeLaunch {
     attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
     cudaLaunchConfig_t config{};
     config.gridDim = static_cast<unsigned>(blocks);
-    config.blockDim = 32 * static_cast<unsigned>(warps);
+    config.blockDim = 32 * kWarps;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
     config.attrs = &attribute;

@@ -106,7 +106,7 @@ class DecodeMerger {
     for (int i = begin_ + static_cast<int>(threadIdx.x); i < end_; i += 32 * kWarps) {
       const int row = i / (kHeadDim / 4), d4 = i % (kHeadDim / 4);
       float2 totals;
-      const float4 out = merge_partials<4>(
+      const float4 out = merge_partials<8>(
           cluster_.size, [&](int b) { return Cluster::read(block.totals[row], b); },
           [&](int b) { return Cluster::read(block.out[row][d4], b); }, totals);
       if (pieces.whole()) {
@@ -124,7 +124,7 @@ class DecodeMerger {
     for (int i = open_.begin + static_cast<int>(threadIdx.x); i < open_.end; i += 32 * kWarps) {
       const int row = i / (kHeadDim / 4), d4 = i % (kHeadDim / 4);
       float2 totals;
-      const float4 out = merge_partials<8>(
+      const float4 out = merge_partials<16>(
           open_.pieces.last - open_.pieces.first + 1, [&](int w) { return at(w).totals[row]; },
           [&](int w) { return at(w).out[row][d4]; }, totals);
       rows.write(row, 4 * d4, out, totals);

@@ -12,7 +12,7 @@
 namespace lightvl::cuda {
 
 constexpr int kSliceKeys = 16;
-constexpr int kMaxDecodeSeqs = 512;  // of one launch: their lengths lie in shared memory
+constexpr int kMaxDecodeSeqs = 1024;  // of one launch: their lengths lie in shared memory
 
 struct DecodeSequence {
   int q_begin, q_len;
@@ -59,7 +59,9 @@ __device__ inline void prefetch_pages(const PagedAttentionParams& p, int64_t max
 // parts of one, if that leaves few workers idle.
 __device__ inline int choose_share(int total, int most, int num_pairs, int least_share,
                                    int num_workers, int worker_warps) {
-  const int share = max((total + num_workers - 1) / num_workers, least_share);
+  // A long pair in many pieces takes longer to merge than it gains.
+  const int least = max(least_share, min(most / 16, 32));
+  const int share = max((total + num_workers - 1) / num_workers, least);
   if (total == most * num_pairs) {
     const int parts = max(most / share, 1);
     const int even = share >= most ? (share + most - 1) / most * most : (most + parts - 1) / parts;

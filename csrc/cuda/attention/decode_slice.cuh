@@ -1,19 +1,30 @@
-// A warp's part of decode attention: 16 keys and their values, copied to shared memory, each
-// element read from there once, straight into the tensor cores' operands.
+// A warp's part of decode attention: 16 keys and their values, straight from global memory to the
+// tensor cores' operands, each element read once and never put into shared memory.
 //
 // S^T = K Q^T has the keys on the M side and up to 8 query rows on the N side, O^T = V^T P^T the
 // head dim on the M side. With r = lane / 4 and c = lane % 4, a lane reads 16 bytes at a time: of
 // keys r and r + 8 the elements 32 i + 8 c ... + 7, which two k-steps of the product take (the
 // order of the summed dimension is free); of values 2c, 2c + 1, 2c + 8, 2c + 9 the elements at
 // kVector (8 i + r), whose pairs of two rows are interleaved into operands. P turns from
-// accumulator to operand by movmatrix. Rows of keys and values are swizzled, each so that its
-// readers meet no bank conflict.
+// accumulator to operand by movmatrix.
 #pragma once
 
 #include "cuda/attention/mma.cuh"
 #include "cuda/common/reduce.cuh"
 
 namespace lightvl::cuda {
+
+// Reads past L1, which has no use for what is read once.
+__device__ inline void load_stream(uint32_t (&to)[4], const void* from) {
+  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "l"(from));
+}
+__device__ inline void load_stream(uint32_t (&to)[2], const void* from) {
+  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v2.u32 {%0,%1}, [%2];"
+               : "=r"(to[0]), "=r"(to[1])
+               : "l"(from));
+}
 
 __device__ inline uint32_t transpose(uint32_t matrix) {
   uint32_t out;
@@ -27,79 +38,61 @@ __device__ inline float exp2_fast(float x) {
   return y;
 }
 
-// Where chunk i of 8 elements of a row lies.
-template <int kHeadDim>
-struct DecodeSwizzle {
-  static constexpr bool kSwizzled = kHeadDim % 64 == 0;
-  __device__ static int key(int row, int i) { return kSwizzled ? i ^ (row & 1) << 2 : i; }
-  __device__ static int value(int row, int i) { return kSwizzled ? i ^ (row & 6) : i; }
-};
-
-// 16 keys and values in shared memory.
-template <class T, int kHeadDim>
-struct DecodeStage {
-  using Swizzle = DecodeSwizzle<kHeadDim>;
-  static constexpr int kChunks = kHeadDim / 8;
-  T key[16][kHeadDim], value[16][kHeadDim];
-
-  // Starts to copy rows that adjoin by a stride, of which the last is `last`: later ones repeat it.
-  __device__ void copy_keys(const T* rows, int64_t stride, int last) {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int j = 0; j < kChunks / 2; ++j) {
-      const int row = (32 * j + lane) / kChunks, i = (32 * j + lane) % kChunks;
-      copy_async(&key[row][8 * Swizzle::key(row, i)], rows + min(row, last) * stride + 8 * i, true);
-    }
-  }
-  __device__ void copy_values(const T* rows, int64_t stride, int last) {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int j = 0; j < kChunks / 2; ++j) {
-      const int row = (32 * j + lane) / kChunks, i = (32 * j + lane) % kChunks;
-      copy_async(&value[row][8 * Swizzle::value(row, i)], rows + min(row, last) * stride + 8 * i,
-                 true);
-    }
-  }
-};
-
 template <class T, int kHeadDim, int kTiles>
 class DecodeSlice {
  public:
-  using Stage = DecodeStage<T, kHeadDim>;
-  using Swizzle = DecodeSwizzle<kHeadDim>;
   static constexpr int kVector = kHeadDim % 64 == 0 ? 8 : 4;  // elements of a value at a time
   static constexpr int kParts = kHeadDim / (8 * kVector);
   static constexpr float kSlack = 8.0f;  // a maximum is kept until it is this far behind
 
-  // Row r of a tile of queries, or zeros if it is not `wanted`.
-  __device__ void load_queries(int tile, const T* row, bool wanted) {
+  // Of rows that adjoin by `stride`, of which the last is `last`: later ones repeat it.
+  __device__ void load_keys(const T* rows, int64_t stride, int last) {
+    const int r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const T* row = rows + min(r + 8 * half, last) * stride + 8 * c;
+#pragma unroll
+      for (int i = 0; i < kHeadDim / 32; ++i) load_stream(key_[half][i], row + 32 * i);
+    }
+  }
+
+  __device__ void load_values(const T* rows, int64_t stride, int last) {
+    const int r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const T* row = rows + min(2 * c + j % 2 + j / 2 * 8, last) * stride + kVector * r;
+#pragma unroll
+      for (int i = 0; i < kParts; ++i) load_stream(value_[j][i], row + 8 * kVector * i);
+    }
+  }
+
+  // Room in shared memory for a warp's queries: each lane copies its parts there and reads them.
+  struct Queries {
+    uint4 part[kTiles][kHeadDim / 32][32];
+  };
+
+  // Starts to copy row r of a tile of queries, or zeros if it is not `wanted`.
+  __device__ static void copy_queries(Queries& queries, int tile, const T* row, bool wanted) {
+    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < kHeadDim / 32; ++i) {
-      query_[tile][i] = *reinterpret_cast<const uint4*>(row + 32 * i + threadIdx.x % 4 * 8);
-      if (!wanted) query_[tile][i] = uint4{};
+      copy_async(&queries.part[tile][i][lane], row + 32 * i + lane % 4 * 8, wanted);
     }
   }
 
   // score = K Q^T of keys r, r + 8 and queries 2c, 2c + 1.
-  __device__ void multiply_keys(const Stage& stage, float (&score)[kTiles][4]) const {
-    const int r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
-    float other[kTiles][4] = {};  // a second chain of sums: half the latency
-#pragma unroll
-    for (int i = 0; i < kHeadDim / 32; ++i) {
-      const int at = 8 * Swizzle::key(r, 4 * i + c);
-      const uint4 x = *reinterpret_cast<const uint4*>(&stage.key[r][at]);
-      const uint4 y = *reinterpret_cast<const uint4*>(&stage.key[r + 8][at]);
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        const uint4& q = query_[tile][i];
-        mma<T>(score[tile], {x.x, y.x, x.y, y.y}, q.x, q.y);
-        mma<T>(other[tile], {x.z, y.z, x.w, y.w}, q.z, q.w);
-      }
-    }
+  __device__ void multiply_keys(const Queries& queries, float (&score)[kTiles][4]) const {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
+      float other[4] = {};  // a second chain of sums: half the latency
 #pragma unroll
-      for (int j = 0; j < 4; ++j) score[tile][j] += other[tile][j];
+      for (int i = 0; i < kHeadDim / 32; ++i) {
+        const uint4 q = queries.part[tile][i][threadIdx.x % 32];
+        mma<T>(score[tile], {key_[0][i][0], key_[1][i][0], key_[0][i][1], key_[1][i][1]}, q.x, q.y);
+        mma<T>(other, {key_[0][i][2], key_[1][i][2], key_[0][i][3], key_[1][i][3]}, q.z, q.w);
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) score[tile][j] += other[j];
     }
   }
 
@@ -139,8 +132,7 @@ class DecodeSlice {
   }
 
   // out += V^T P^T.
-  __device__ void multiply_values(const Stage& stage, const float (&p)[kTiles][4]) {
-    const int r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+  __device__ void multiply_values(const float (&p)[kTiles][4]) {
     uint32_t b[kTiles][2];
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
@@ -149,19 +141,12 @@ class DecodeSlice {
     }
 #pragma unroll
     for (int i = 0; i < kParts; ++i) {
-      Pack<uint32_t, kVector / 2> v[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int row = 2 * c + j % 2 + j / 2 * 8;
-        const int at = kVector == 8 ? 8 * Swizzle::value(row, 8 * i + r) : 4 * (8 * i + r);
-        v[j] = *reinterpret_cast<const Pack<uint32_t, kVector / 2>*>(&stage.value[row][at]);
-      }
 #pragma unroll
       for (int j = 0; j < kVector / 2; ++j) {
-        const uint32_t a[4] = {__byte_perm(v[0].value[j], v[1].value[j], 0x5410),
-                               __byte_perm(v[0].value[j], v[1].value[j], 0x7632),
-                               __byte_perm(v[2].value[j], v[3].value[j], 0x5410),
-                               __byte_perm(v[2].value[j], v[3].value[j], 0x7632)};
+        const uint32_t a[4] = {__byte_perm(value_[0][i][j], value_[1][i][j], 0x5410),
+                               __byte_perm(value_[0][i][j], value_[1][i][j], 0x7632),
+                               __byte_perm(value_[2][i][j], value_[3][i][j], 0x5410),
+                               __byte_perm(value_[2][i][j], value_[3][i][j], 0x7632)};
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
           mma<T>(out_[tile][i * (kVector / 2) + j], a, b[tile][0], b[tile][1]);
@@ -211,7 +196,8 @@ class DecodeSlice {
     }
   }
 
-  uint4 query_[kTiles][kHeadDim / 32];
+  uint32_t key_[2][kHeadDim / 32][4];
+  uint32_t value_[4][kParts][kVector / 2];
   float out_[kTiles][kHeadDim / 16][4];
   float max_[kTiles][2], sum_[kTiles][2];
 };

@@ -23,8 +23,10 @@ class VisionConsumer {
     while (find_tile()) {
       if (Cut(s_.items[buffer_.slot].len).is_short())
         attend_short();
-      else
+      else if constexpr (Shape::kOverlap)
         attend();
+      else
+        attend_alone();
     }
   }
 
@@ -32,7 +34,7 @@ class VisionConsumer {
   using Stage = Ring<Shape::kStages>;
   using Cut = KeyCut<Shape>;
   using Shared = VisionShared<Shape>;
-  static constexpr int kScores = Shape::kKeys / 2, kTailScores = kTailKeys / 2;
+  static constexpr int kScores = Shape::kKeys / 2, kTailScores = Shape::kTailKeys / 2;
   static constexpr int kBlank = 16;
 
   // Addresses in shared memory.
@@ -78,10 +80,11 @@ class VisionConsumer {
     if (threadIdx.x % 32 == 0) arrive(empty);
   }
   __device__ void take_turn() const {
-    if constexpr (Shape::kTurns) sync_named(1 + group(), 256);
+    if constexpr (Shape::kOverlap) sync_named(1 + group(), 256);
   }
   __device__ void pass_turn() const {
-    if constexpr (Shape::kTurns) arrive_named(group() == Shape::kGroups - 1 ? 1 : 2 + group(), 256);
+    if constexpr (Shape::kOverlap)
+      arrive_named(group() == Shape::kGroups - 1 ? 1 : 2 + group(), 256);
   }
 
   // Waits for the next item in which this warpgroup has a tile.
@@ -165,9 +168,7 @@ class VisionConsumer {
     wgmma_commit();
     pass_turn();
     finish_keys<0>(score_);
-    float tail[kTailScores];
-    ask_tail(tail);
-    soften_first(tail);
+    soften_first();
   }
 
   // Runs over this item and those that can be joined to it. Between steps P of a block awaits its
@@ -190,6 +191,28 @@ class VisionConsumer {
     }
   }
 
+  // The same for one item and without overlap within the warpgroup, which saves the registers of P.
+  __device__ void attend_alone() {
+    int steps = Cut(s_.items[buffer_.slot].len).steps();
+    begin();
+    while (--steps > 0) {
+      finish_block();
+      wait(key_full(ring_.slot), ring_.parity);
+      take_turn();
+      multiply_keys<Shape::kKeys>(score_, key(ring_.slot));
+      wgmma_commit();
+      pass_turn();
+      finish_keys<0>(score_);
+      if (!blank() && softmax_.template update<Shape::kPolynomials>(score_)) {
+        softmax_.rescale(out_);
+      }
+      softmax_.template collect<!Shape::kOnes>(score_, probability_);
+    }
+    const int done = buffer_.slot;
+    buffer_.next();
+    finish(done);
+  }
+
   // Asks for S of the next block and for P V of this one, and has the softmax of the one during the
   // other. If this was the last block of the item in buffer `done`, the next is the first of
   // another, and output is between them.
@@ -206,10 +229,8 @@ class VisionConsumer {
     finish_keys<1>(score_);
     if (done >= 0) {
       finish_values(current.slot);
-      float tail[kTailScores];
-      ask_tail(tail);
       store(done);
-      soften_first(tail);
+      soften_first();
       return;
     }
     const bool grown = !blank() && softmax_.template update<Shape::kPolynomials>(score_);
@@ -218,12 +239,15 @@ class VisionConsumer {
     softmax_.template collect<!Shape::kOnes>(score_, probability_);
   }
 
-  // P V of the last block, and output.
-  __device__ void finish(int done) {
+  // P V of the pending block.
+  __device__ void finish_block() {
     wait(value_full(ring_.slot), ring_.parity);
     multiply_values<Shape::kKeys>(probability_, value(ring_.slot));
     finish_values(ring_.slot);
     ring_.next();
+  }
+  __device__ void finish(int done) {
+    finish_block();
     store(done);
   }
 
@@ -257,42 +281,40 @@ class VisionConsumer {
     buffer_.next();
   }
 
-  // S of the tail.
-  __device__ void ask_tail(float (&tail)[kTailScores]) {
-    multiply_keys<kTailKeys>(tail, key_tail(buffer_.slot));
-    wgmma_commit();
-  }
-
   // Softmax of an item's first block together with the tail, whose P V is taken at once.
-  __device__ void soften_first(float (&tail)[kTailScores]) {
+  __device__ void soften_first() {
     const VisionItem& item = s_.items[buffer_.slot];
     const Cut cut(item.len);
-    uint32_t probability[kTailKeys / 16][4];
+    float score[kTailScores];
+    uint32_t probability[Shape::kTailKeys / 16][4];
+    multiply_keys<Shape::kTailKeys>(score, key_tail(buffer_.slot));
+    wgmma_commit();
     group_ = group() | (first_row(item) >= item.len ? kBlank : 0);
     wgmma_wait<0>();
-    pin(tail);
+    pin(score);
     if (!blank()) {
       if (cut.head > 0) Softmax<T>::mask(score_, cut.head);
-      Softmax<T>::mask(tail, cut.tail);
-      softmax_.template start<Shape::kPolynomials>(score_, tail);
+      Softmax<T>::mask(score, cut.tail);
+      softmax_.template start<Shape::kPolynomials>(score_, score);
     }
-    softmax_.template collect<!Shape::kOnes>(tail, probability);
+    softmax_.template collect<!Shape::kOnes>(score_, probability_);
+    softmax_.template collect<!Shape::kOnes>(score, probability);
 #pragma unroll
     for (float& o : out_) o = 0.0f;
-    multiply_values<kTailKeys>(probability, value_tail(buffer_.slot));
-    softmax_.template collect<!Shape::kOnes>(score_, probability_);
+    multiply_values<Shape::kTailKeys>(probability, value_tail(buffer_.slot));
     wgmma_wait<0>();
     pin(out_);
   }
 
   // ---- output
 
-  // Normalises and writes the rows that exist.
+  // Normalises and writes the rows that exist, 64 bytes of each at once: the four threads of a row
+  // exchange what they have of four neighbouring groups of eight columns.
   __device__ void store(int buffer) {
     const VisionItem& item = s_.items[buffer];
     const int row = first_row(item) + threadIdx.x % 32 / 4, rows = item.len - row;
     T* out = static_cast<T*>(task_.out) + (item.begin + row) * task_.out_stride[0] +
-             item.head * task_.out_stride[1] + threadIdx.x % 4 * 2;
+             item.head * task_.out_stride[1] + threadIdx.x % 4 * 8;
     __syncwarp();
     release(query_empty(buffer));
 #pragma unroll
@@ -303,14 +325,35 @@ class VisionConsumer {
       } else {
         inverse = softmax_.inverse_sum(r);
       }
-      if (r * 8 >= rows) continue;
       T* to = out + r * 8 * task_.out_stride[0];
 #pragma unroll
-      for (int d = 0; d < Shape::kHeadDim; d += 8) {
-        const float* o = &out_[d / 2 + 2 * r];
-        *reinterpret_cast<uint32_t*>(to + d) = pack_pair<T>(o[0] * inverse, o[1] * inverse);
+      for (int first = 0; first < Shape::kHeadDim; first += 32) {
+        uint32_t pair[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const float* o = &out_[first / 2 + 4 * j + 2 * r];
+          pair[j] = pack_pair<T>(o[0] * inverse, o[1] * inverse);
+        }
+        const uint4 eight = exchange(pair);
+        if (r * 8 < rows) *reinterpret_cast<uint4*>(to + first) = eight;
       }
     }
+  }
+
+  // Thread q of four gives pair q of each of four packs and gets pack q.
+  __device__ static uint4 exchange(const uint32_t (&pair)[4]) {
+    const bool odd = threadIdx.x % 2 == 1, high = threadIdx.x % 4 >= 2;
+    const uint32_t mine[2] = {odd ? pair[1] : pair[0], odd ? pair[3] : pair[2]};
+    uint32_t other[2] = {odd ? pair[0] : pair[1], odd ? pair[2] : pair[3]};
+#pragma unroll
+    for (uint32_t& o : other) o = __shfl_xor_sync(kAllLanes, o, 1);
+    const uint2 packs[2] = {odd ? uint2{other[0], mine[0]} : uint2{mine[0], other[0]},
+                            odd ? uint2{other[1], mine[1]} : uint2{mine[1], other[1]}};
+    const uint2 half = high ? packs[1] : packs[0];
+    uint2 from = high ? packs[0] : packs[1];
+    from.x = __shfl_xor_sync(kAllLanes, from.x, 2);
+    from.y = __shfl_xor_sync(kAllLanes, from.y, 2);
+    return high ? uint4{from.x, from.y, half.x, half.y} : uint4{half.x, half.y, from.x, from.y};
   }
 
   const VisionTask& task_;

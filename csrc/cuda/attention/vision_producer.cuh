@@ -30,7 +30,9 @@ class VisionProducer {
         load_values(item, cut.blocks, filled ? s_.head_landed : s_.value_full[ring_.slot]);
         ring_.next();
       }
-      const int middle = min(cut.blocks - 1, Shape::kStages);
+      // With one buffer only the end is late enough: it is free when the item's last S is there.
+      const int middle =
+          Shape::kQueryBuffers == 1 ? cut.blocks - 1 : min(cut.blocks - 1, Shape::kStages);
       for (int block = 0; block < cut.blocks; ++block, ring_.next()) {
         load_keys(item, block);
         if (block == 0 && filled) fill_head(cut.head, columns, head_slot);
@@ -121,10 +123,10 @@ class VisionProducer {
     const T* from = static_cast<const T*>(base) + token * stride[0] + head * stride[1];
     auto* packs = reinterpret_cast<uint4*>(to);
 #pragma unroll 1
-    for (int i = lane(); i < kTailKeys * kRowPacks * Shape::kPanels; i += 32) {
+    for (int i = lane(); i < Shape::kTailKeys * kRowPacks * Shape::kPanels; i += 32) {
       const int column = i % (kRowPacks * Shape::kPanels), row = i / (kRowPacks * Shape::kPanels);
       const int panel = column / kRowPacks, swizzled = column % kRowPacks ^ row % 8;
-      packs[(panel * kTailKeys + row) * kRowPacks + swizzled] =
+      packs[(panel * Shape::kTailKeys + row) * kRowPacks + swizzled] =
           row < rows ? *reinterpret_cast<const uint4*>(from + row * stride[0] + column * 8)
                      : uint4{};
     }

@@ -7,17 +7,17 @@
 
 namespace lightvl::cuda {
 
-constexpr int kTailKeys = 16;
-
 template <class T_, int kHeadDim_, int kGroups_, int kKeys_, int kStages_, int kQueryBuffers_,
-          bool kTurns_ = true, int kPolynomials_ = 0, bool kOnes_ = false>
+          int kTailKeys_, bool kOverlap_, int kPolynomials_ = 0, bool kOnes_ = false>
 struct VisionShape {
   using T = T_;
   static constexpr int kHeadDim = kHeadDim_, kPanels = kHeadDim / 64;
   static constexpr int kGroups = kGroups_;  // consumer warpgroups
   static constexpr int kKeys = kKeys_;      // of a block
+  static constexpr int kTailKeys = kTailKeys_;
   static constexpr int kStages = kStages_, kQueryBuffers = kQueryBuffers_;
-  static constexpr bool kTurns = kTurns_;
+  // S of the next block is asked for before P V of this one, and warpgroups take turns in asking.
+  static constexpr bool kOverlap = kOverlap_;
   static constexpr int kPolynomials = kPolynomials_;  // exponentials of every 8
   // V gets eight more columns, of ones, so that O holds the sums of P.
   static constexpr bool kOnes = kOnes_;
@@ -42,7 +42,7 @@ struct KeyCut {
   __device__ explicit KeyCut(int len) {
     blocks = len / Shape::kKeys;
     head = len % Shape::kKeys;
-    tail = blocks > 0 && head <= kTailKeys ? head : 0;
+    tail = blocks > 0 && head <= Shape::kTailKeys ? head : 0;
     head -= tail;
   }
   // Everything is in the head, and that is small.

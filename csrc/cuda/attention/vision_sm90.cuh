@@ -67,17 +67,22 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 // Time of an item of so many tiles in units of one: few warpgroups overlap less.
 inline int64_t item_cost(int64_t tiles) { return 1 + tiles; }
 
+struct VisionPlan {
+  VisionCut cut;
+  int64_t time;
+};
+
 // The number of tiles an item gets that makes the blocks end soonest, were all segments as long as
 // the longest.
-inline int32_t choose_tiles(const VisionCut& cut, int64_t max_len, int64_t blocks) {
-  const int64_t heads = int64_t{cut.num_seqs} * cut.num_heads;
-  const int64_t tiles = (max_len + kTileRows - 1) / kTileRows;
-  int32_t best = cut.most_tiles;
-  int64_t best_time = INT64_MAX;
-  for (int32_t each = cut.most_tiles; each > 0; --each) {
-    VisionCut tried = cut;
-    tried.tiles_an_item = each;
-    const SegmentItems items(tried, static_cast<int32_t>(max_len));
+inline VisionPlan plan_vision(const VisionAttentionWork& work, int32_t most_tiles, int64_t blocks) {
+  const VisionAttentionParams& p = work.params;
+  const int64_t heads = p.num_seqs * p.num_heads;
+  const int64_t tiles = (work.max_len + kTileRows - 1) / kTileRows;
+  VisionPlan best{{}, INT64_MAX};
+  for (int32_t each = most_tiles; each > 0; --each) {
+    const VisionCut cut{p.cu_lens, static_cast<int32_t>(p.num_seqs),
+                        static_cast<int32_t>(p.num_heads), each, most_tiles};
+    const SegmentItems items(cut, static_cast<int32_t>(work.max_len));
     const int64_t last = items.rest > 0 ? 0 : tiles - (items.whole - 1) * int64_t{each};
     // Whole items in rounds, then the remainders in the gaps that the last round leaves.
     const int64_t whole = items.whole * heads, rounds = (whole + blocks - 1) / blocks;
@@ -85,7 +90,7 @@ inline int32_t choose_tiles(const VisionCut& cut, int64_t max_len, int64_t block
     const int64_t left = items.rest > 0 ? std::max<int64_t>(heads - gaps, 0) : 0;
     int64_t time = rounds * item_cost(each) + (left + blocks - 1) / blocks * item_cost(items.rest);
     if (items.whole > 0 && last > each) time += item_cost(last) - item_cost(each);
-    if (time < best_time) best = each, best_time = time;
+    if (time < best.time) best = {cut, time};
   }
   return best;
 }
@@ -104,43 +109,35 @@ CUtensorMap vision_map(const void* base, const int64_t (&stride)[2], int rows, i
 }
 
 template <class Shape>
-cudaError_t launch_vision_shape(const VisionAttentionWork& work, cudaStream_t stream) {
+cudaError_t launch_vision_shape(const VisionAttentionWork& work, const VisionCut& cut,
+                                int64_t blocks, cudaStream_t stream) {
   const VisionAttentionParams& p = work.params;
-  const int64_t tiles = (work.max_len + kTileRows - 1) / kTileRows;
-  if (p.num_seqs * p.num_heads * tiles * work.num_tokens == 0) return cudaSuccess;
   cudaError_t status = cudaSuccess;
   const auto map = [&](const void* base, const int64_t (&stride)[2], int rows) {
     return vision_map<Shape>(base, stride, rows, work.num_tokens, p.num_heads, status);
   };
-  VisionTask task{map(p.q, p.q_stride, kTileRows),
-                  map(p.k, p.k_stride, Shape::kKeys),
-                  map(p.v, p.v_stride, Shape::kKeys),
-                  {p.cu_lens, static_cast<int32_t>(p.num_seqs), static_cast<int32_t>(p.num_heads),
-                   Shape::kGroups, Shape::kGroups},
-                  p.k,
-                  p.v,
-                  p.out,
-                  {p.k_stride[0], p.k_stride[1]},
-                  {p.v_stride[0], p.v_stride[1]},
-                  {p.out_stride[0], p.out_stride[1]},
-                  p.scale};
+  const VisionTask task{map(p.q, p.q_stride, kTileRows),
+                        map(p.k, p.k_stride, Shape::kKeys),
+                        map(p.v, p.v_stride, Shape::kKeys),
+                        cut,
+                        p.k,
+                        p.v,
+                        p.out,
+                        {p.k_stride[0], p.k_stride[1]},
+                        {p.v_stride[0], p.v_stride[1]},
+                        {p.out_stride[0], p.out_stride[1]},
+                        p.scale};
   if (status != cudaSuccess) return status;
-  const int64_t blocks = device_attribute<cudaDevAttrMultiProcessorCount>();
-  task.cut.tiles_an_item = choose_tiles(task.cut, work.max_len, blocks);
+  const int64_t tiles = (work.max_len + kTileRows - 1) / kTileRows;
   const int64_t items =
-      (tiles + task.cut.tiles_an_item - 1) / task.cut.tiles_an_item * p.num_heads * p.num_seqs;
+      (tiles + cut.tiles_an_item - 1) / cut.tiles_an_item * p.num_heads * p.num_seqs;
   constexpr auto kernel = vision_attention_sm90_kernel<Shape>;
   constexpr int kBytes = sizeof(VisionShared<Shape>);
   status = allow_shared_memory<kernel>(kBytes);
   if (status != cudaSuccess) return status;
-  kernel<<<static_cast<unsigned>(std::min<int64_t>(blocks, items)), Shape::kThreads, kBytes,
-           stream>>>(task);
+  kernel<<<static_cast<unsigned>(std::min(blocks, items)), Shape::kThreads, kBytes, stream>>>(task);
   return cudaGetLastError();
 }
-
-template <class T, int kHeadDim>
-using VisionChoice = std::conditional_t<kHeadDim == 64, VisionShape<T, 64, 3, 128, 4, 2>,
-                                        VisionShape<T, 128, 2, 128, 2, 2>>;
 
 // The kernel for sm_80, instantiated elsewhere.
 template <class T, int kHeadDim>
@@ -148,9 +145,24 @@ cudaError_t launch_vision_attention(const VisionAttentionWork& work, cudaStream_
 
 template <class T, int kHeadDim>
 cudaError_t launch_vision_sm90(const VisionAttentionWork& work, cudaStream_t stream) {
+  const VisionAttentionParams& p = work.params;
+  if (p.num_seqs * p.num_heads * work.max_len * work.num_tokens == 0) return cudaSuccess;
   // Here the largest score is the one of the largest probability.
-  if (!(work.params.scale > 0.0f)) return launch_vision_attention<T, kHeadDim>(work, stream);
-  return launch_vision_shape<VisionChoice<T, kHeadDim>>(work, stream);
+  if (!(p.scale > 0.0f)) return launch_vision_attention<T, kHeadDim>(work, stream);
+  const int64_t blocks = device_attribute<cudaDevAttrMultiProcessorCount>();
+  const VisionPlan three = plan_vision(work, 3, blocks);
+  if constexpr (kHeadDim == 64) {
+    using Shape = VisionShape<T, 64, 3, 128, 4, 2, 16, true, 1, true>;
+    return launch_vision_shape<Shape>(work, three.cut, blocks, stream);
+  } else {
+    const VisionPlan two = plan_vision(work, 2, blocks);
+    if (two.time < three.time) {
+      using Shape = VisionShape<T, 128, 2, 128, 2, 2, 16, true>;
+      return launch_vision_shape<Shape>(work, two.cut, blocks, stream);
+    }
+    using Shape = VisionShape<T, 128, 3, 96, 3, 1, 16, false>;
+    return launch_vision_shape<Shape>(work, three.cut, blocks, stream);
+  }
 }
 
 }  // namespace lightvl::cuda
