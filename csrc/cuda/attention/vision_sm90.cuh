@@ -2,22 +2,24 @@
 //
 // Blocks stay and take items (vision_items.cuh) in turn. A block is a producer warp and a few
 // consumer warpgroups, each with a tile of 64 queries of the item's head; they share its keys.
-//   producer   queries by TMA into one of a few buffers, blocks of keys and of values into a ring;
-//              runs ahead into the next item. First the keys that don't fill a block, in a block of
-//              16, 32, 64 or all columns, with zeros for the values of what isn't there.
+//   producer   queries by TMA into one of two buffers, keys and values in blocks into a ring; runs
+//              ahead into the next item. A second warp copies the tail, up to 16 keys that don't
+//              fill a block; more of them are a masked block, the first.
 //   consumer   S = Q K^T, both from shared memory; softmax in registers; O += P V, P in registers.
-// Only the first block is masked. Softmax overlaps products in two ways: a warpgroup asks for S of
-// the next block before it asks for P V of this one and takes the next softmax while that runs; and
-// warpgroups ask for products in turns, so that one has its softmax while others multiply.
+//              The tail is multiplied by narrow products and joins the first block's softmax.
+// Softmax overlaps products in two ways: a warpgroup asks for S of the next block before it asks
+// for P V of this one and takes the next softmax while that runs; and warpgroups ask for products
+// in turns, so that one has its softmax while others multiply. Items run into each other: the next
+// one's first S is asked for with this one's last P V, and output is between.
 // A slot's `full` barrier flips when TMA has delivered, `empty` when all consumer warps have read.
+// Head dim 128 is in vision_wide_sm90.cuh.
 #pragma once
 
-#include <algorithm>
-
 #include "cuda/attention/vision_consumer.cuh"
+#include "cuda/attention/vision_plan.cuh"
 #include "cuda/attention/vision_producer.cuh"
+#include "cuda/attention/vision_wide_sm90.cuh"
 #include "cuda/common/device.cuh"
-#include "cuda/launchers.h"
 
 namespace lightvl::cuda {
 
@@ -60,52 +62,6 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     take_registers<Shape::kConsumerRegisters>();
     VisionConsumer<Shape>(task, shared).run();
   }
-}
-
-// ---- host
-
-// Time of an item of so many tiles in units of one: few warpgroups overlap less.
-inline int64_t item_cost(int64_t tiles) { return 1 + tiles; }
-
-struct VisionPlan {
-  VisionCut cut;
-  int64_t time;
-};
-
-// The number of tiles an item gets that makes the blocks end soonest, were all segments as long as
-// the longest.
-inline VisionPlan plan_vision(const VisionAttentionWork& work, int32_t most_tiles, int64_t blocks) {
-  const VisionAttentionParams& p = work.params;
-  const int64_t heads = p.num_seqs * p.num_heads;
-  const int64_t tiles = (work.max_len + kTileRows - 1) / kTileRows;
-  VisionPlan best{{}, INT64_MAX};
-  for (int32_t each = most_tiles; each > 0; --each) {
-    const VisionCut cut{p.cu_lens, static_cast<int32_t>(p.num_seqs),
-                        static_cast<int32_t>(p.num_heads), each, most_tiles};
-    const SegmentItems items(cut, static_cast<int32_t>(work.max_len));
-    const int64_t last = items.rest > 0 ? 0 : tiles - (items.whole - 1) * int64_t{each};
-    // Whole items in rounds, then the remainders in the gaps that the last round leaves.
-    const int64_t whole = items.whole * heads, rounds = (whole + blocks - 1) / blocks;
-    const int64_t gaps = rounds * blocks - whole;
-    const int64_t left = items.rest > 0 ? std::max<int64_t>(heads - gaps, 0) : 0;
-    int64_t time = rounds * item_cost(each) + (left + blocks - 1) / blocks * item_cost(items.rest);
-    if (items.whole > 0 && last > each) time += item_cost(last) - item_cost(each);
-    if (time < best.time) best = {cut, time};
-  }
-  return best;
-}
-
-template <class Shape>
-CUtensorMap vision_map(const void* base, const int64_t (&stride)[2], int rows, int64_t num_tokens,
-                       int64_t num_heads, cudaError_t& status) {
-  CUtensorMap map;
-  const auto type = std::is_same_v<typename Shape::T, __half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                                              : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-  const cudaError_t error = encode_tensor_map<4>(
-      map, type, base, {64, num_tokens, Shape::kPanels, num_heads}, {stride[0], 64, stride[1]},
-      {64, static_cast<uint32_t>(rows), Shape::kPanels, 1});
-  if (error != cudaSuccess) status = error;
-  return map;
 }
 
 template <class Shape>
@@ -157,11 +113,11 @@ cudaError_t launch_vision_sm90(const VisionAttentionWork& work, cudaStream_t str
   } else {
     const VisionPlan two = plan_vision(work, 2, blocks);
     if (two.time < three.time) {
-      using Shape = VisionShape<T, 128, 2, 128, 2, 2, 16, true>;
-      return launch_vision_shape<Shape>(work, two.cut, blocks, stream);
+      using Shape = wide::VisionShape<T, 128, 2, 128, 2, 2, true, true, 0>;
+      return wide::launch_vision_shape<Shape>(work, two.cut, blocks, stream);
     }
-    using Shape = VisionShape<T, 128, 3, 96, 3, 1, 16, false>;
-    return launch_vision_shape<Shape>(work, three.cut, blocks, stream);
+    using Shape = wide::VisionShape<T, 128, 3, 112, 3, 1, false, false, 0>;
+    return wide::launch_vision_shape<Shape>(work, three.cut, blocks, stream);
   }
 }
 
