@@ -34,7 +34,7 @@ __device__ void hand_out_items(const PagedAttentionWork& work, const PrefillShap
   for (bool more = true; more; ring.advance()) {
     more = schedule.next(item);
     if (!more) item.block_end = -1;
-    wait_ahead(shared.query_empty[ring.slot], ring.parity ^ 1);
+    wait(shared.query_empty[ring.slot], ring.parity ^ 1);
     if (threadIdx.x == 0) {
       shared.item[ring.slot] = item;
       arrive(shared.item_full[ring.slot]);

@@ -95,7 +95,7 @@ __device__ void load_queries(const PagedAttentionParams& p, const PrefillShape& 
   const int pack = static_cast<int>(threadIdx.x) % kPacks;
   const int first_row = static_cast<int>(threadIdx.x) % 64 / kPacks;
   for (PrefillRing<Config::kQueryStages> ring;; ring.advance()) {
-    wait_ahead(shared.item_full[ring.slot], ring.parity);
+    wait(shared.item_full[ring.slot], ring.parity);
     const PrefillItem& item = shared.item[ring.slot];
     const bool more = item.block_end >= 0;
     if (more) {

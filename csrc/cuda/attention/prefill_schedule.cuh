@@ -47,20 +47,9 @@ struct PrefillPlan {
   static constexpr int kMostSeqs = 1024, kMostBlocks = 256, kMostRest = 1024;
   int first_tile[kMostSeqs + 1];  // tiles of one head of the sequences before
   int load[kMostBlocks];          // cost of what each block was dealt
-  int dealt[kMostBlocks];         // of that, what the last round adds, until it does
   int begin[kMostRest + 1];       // costs of the rest's items before each
   int cut[kMostBlocks + 1];       // costs before each sharer's part of the rest
 };
-
-// n / d of numbers that are not negative, in fewer instructions: a warp does it thousands of times.
-// The estimate is off by at most one below 2^21.
-__device__ inline int divide(int n, int d) {
-  int quotient = static_cast<int>(__fdividef(static_cast<float>(n), static_cast<float>(d)));
-  int rest = n - quotient * d;
-  for (; rest < 0; rest += d) --quotient;
-  for (; rest >= d; rest -= d) ++quotient;
-  return quotient;
-}
 
 // All blocks' items, numbered; used by a whole warp, as is what is built on it.
 template <int kKeys>
@@ -97,7 +86,7 @@ class PrefillItems {
     item.past = item.context - q_len;
     item.row_begin = (tiles - 1 - rank) * shape_.rows;
     item.num_rows = min(shape_.rows, q_len * shape_.group - item.row_begin);
-    const int keys = item.past + divide(item.row_begin + item.num_rows - 1, shape_.group) + 1;
+    const int keys = item.past + (item.row_begin + item.num_rows - 1) / shape_.group + 1;
     item.block_begin = 0;
     item.block_end = (keys + kKeys - 1) / kKeys;
     item.piece = -1;
@@ -177,13 +166,13 @@ class PrefillItems {
       number -= plan_.first_tile[first] * shape_.num_kv_heads;
       tiles = plan_.first_tile[first + 1] - plan_.first_tile[first];
     }
-    const int begin = divide(number, section_ * tiles) * section_;
+    const int begin = number / (section_ * tiles) * section_;
     number -= begin * tiles;
     const int here = min(section_, pairs - begin);
-    rank = divide(number, here);
-    const int pair = begin + number - rank * here, s = divide(pair, shape_.num_kv_heads);
-    sequence = first + s;
-    kv_head = pair - s * shape_.num_kv_heads;
+    rank = number / here;
+    const int pair = begin + number % here;
+    sequence = first + pair / shape_.num_kv_heads;
+    kv_head = pair % shape_.num_kv_heads;
   }
 
   const PagedAttentionParams& p_;

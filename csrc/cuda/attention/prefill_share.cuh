@@ -26,7 +26,7 @@ class PrefillSchedule {
   __device__ bool next(PrefillItem& item) {
     while (begin_ < 0) {
       if (round_ * blocks_ >= items_.count()) return false;
-      if (!whole_ && !may_deal()) {
+      if (!whole_ && !deal()) {
         share_out();
         continue;
       }
@@ -39,27 +39,29 @@ class PrefillSchedule {
   }
 
  private:
-  static constexpr int kFew = 8, kLeastPart = 8, kMergeCost = 8;
+  static constexpr int kFew = 8, kLeastPart = 8, kMergeCost = 3;
 
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
   __device__ int number_of(int block, int round) const {
     return round * blocks_ + (round % 2 == 0 ? block : blocks_ - 1 - block);
   }
 
-  // Adds the round before to the loads. False if a block would get more than its share from this
-  // one and the rest is not too long to be shared out.
-  __device__ bool may_deal() {
+  // Adds a round to the loads; false, and it doesn't, if a block would get more than its share and
+  // the rest is not too long to be shared out.
+  __device__ bool deal() {
     int most = round_ == 0 ? items_.longest() + items_.kItemCost : 0;
 #pragma unroll 1
     for (int block = lane(); round_ > 0 && block < blocks_; block += 32) {
-      const int last = round_ == 1 ? items_.cost(number_of(block, 0)) : plan_.dealt[block];
-      plan_.load[block] += last;
-      plan_.dealt[block] = items_.cost(number_of(block, round_));
-      most = max(most, plan_.load[block] + plan_.dealt[block]);
+      most = max(most, plan_.load[block] + items_.cost(number_of(block, round_)));
     }
     most = warp_reduce(most, Max{});
     const int rest = items_.count() - round_ * blocks_;
-    return most * blocks_ <= items_.total_cost() || rest > PrefillPlan::kMostRest;
+    if (most * blocks_ > items_.total_cost() && rest <= PrefillPlan::kMostRest) return false;
+#pragma unroll 1
+    for (int block = lane(); block < blocks_; block += 32) {
+      plan_.load[block] += items_.cost(number_of(block, round_));
+    }
+    return true;
   }
 
   // Cuts what was not dealt into parts, or decides to go on dealing.

@@ -48,15 +48,6 @@ struct PrefillRing {
   }
 };
 
-// A wait that is far ahead of the work: after a few tries it sleeps, to leave the issue slots and
-// the shared memory to those who work.
-__device__ inline void wait_ahead(Barrier& barrier, uint32_t parity) {
-  for (int tries = 0; tries < 32; ++tries) {
-    if (try_wait(barrier, parity)) return;
-  }
-  while (!try_wait(barrier, parity)) __nanosleep(200);
-}
-
 template <class Config>
 __device__ void init_prefill_barriers(PrefillShared<Config>& shared) {
   constexpr uint32_t kConsumerWarps = 4 * Config::kWarpgroups;
