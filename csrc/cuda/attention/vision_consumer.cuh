@@ -23,10 +23,8 @@ class VisionConsumer {
     while (find_tile()) {
       if (Cut(s_.items[buffer_.slot].len).is_short())
         attend_short();
-      else if constexpr (Shape::kOverlap)
-        attend();
       else
-        attend_alone();
+        attend();
     }
   }
 
@@ -79,12 +77,9 @@ class VisionConsumer {
   __device__ static void release(uint32_t empty) {
     if (threadIdx.x % 32 == 0) arrive(empty);
   }
-  __device__ void take_turn() const {
-    if constexpr (Shape::kOverlap) sync_named(1 + group(), 256);
-  }
+  __device__ void take_turn() const { sync_named(1 + group(), 256); }
   __device__ void pass_turn() const {
-    if constexpr (Shape::kOverlap)
-      arrive_named(group() == Shape::kGroups - 1 ? 1 : 2 + group(), 256);
+    arrive_named(group() == Shape::kGroups - 1 ? 1 : 2 + group(), 256);
   }
 
   // Waits for the next item in which this warpgroup has a tile.
@@ -191,28 +186,6 @@ class VisionConsumer {
     }
   }
 
-  // The same for one item and without overlap within the warpgroup, which saves the registers of P.
-  __device__ void attend_alone() {
-    int steps = Cut(s_.items[buffer_.slot].len).steps();
-    begin();
-    while (--steps > 0) {
-      finish_block();
-      wait(key_full(ring_.slot), ring_.parity);
-      take_turn();
-      multiply_keys<Shape::kKeys>(score_, key(ring_.slot));
-      wgmma_commit();
-      pass_turn();
-      finish_keys<0>(score_);
-      if (!blank() && softmax_.template update<Shape::kPolynomials>(score_)) {
-        softmax_.rescale(out_);
-      }
-      softmax_.template collect<!Shape::kOnes>(score_, probability_);
-    }
-    const int done = buffer_.slot;
-    buffer_.next();
-    finish(done);
-  }
-
   // Asks for S of the next block and for P V of this one, and has the softmax of the one during the
   // other. If this was the last block of the item in buffer `done`, the next is the first of
   // another, and output is between them.
@@ -239,15 +212,12 @@ class VisionConsumer {
     softmax_.template collect<!Shape::kOnes>(score_, probability_);
   }
 
-  // P V of the pending block.
-  __device__ void finish_block() {
+  // P V of the last block, and output.
+  __device__ void finish(int done) {
     wait(value_full(ring_.slot), ring_.parity);
     multiply_values<Shape::kKeys>(probability_, value(ring_.slot));
     finish_values(ring_.slot);
     ring_.next();
-  }
-  __device__ void finish(int done) {
-    finish_block();
     store(done);
   }
 

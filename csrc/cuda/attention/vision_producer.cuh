@@ -30,9 +30,7 @@ class VisionProducer {
         load_values(item, cut.blocks, filled ? s_.head_landed : s_.value_full[ring_.slot]);
         ring_.next();
       }
-      // With one buffer only the end is late enough: it is free when the item's last S is there.
-      const int middle =
-          Shape::kQueryBuffers == 1 ? cut.blocks - 1 : min(cut.blocks - 1, Shape::kStages);
+      const int middle = min(cut.blocks - 1, Shape::kStages);
       for (int block = 0; block < cut.blocks; ++block, ring_.next()) {
         load_keys(item, block);
         if (block == 0 && filled) fill_head(cut.head, columns, head_slot);

@@ -8,7 +8,7 @@
 namespace lightvl::cuda {
 
 template <class T_, int kHeadDim_, int kGroups_, int kKeys_, int kStages_, int kQueryBuffers_,
-          int kTailKeys_, bool kOverlap_, int kPolynomials_ = 0, bool kOnes_ = false>
+          int kTailKeys_, int kPolynomials_, bool kOnes_>
 struct VisionShape {
   using T = T_;
   static constexpr int kHeadDim = kHeadDim_, kPanels = kHeadDim / 64;
@@ -16,8 +16,6 @@ struct VisionShape {
   static constexpr int kKeys = kKeys_;      // of a block
   static constexpr int kTailKeys = kTailKeys_;
   static constexpr int kStages = kStages_, kQueryBuffers = kQueryBuffers_;
-  // S of the next block is asked for before P V of this one, and warpgroups take turns in asking.
-  static constexpr bool kOverlap = kOverlap_;
   static constexpr int kPolynomials = kPolynomials_;  // exponentials of every 8
   // V gets eight more columns, of ones, so that O holds the sums of P.
   static constexpr bool kOnes = kOnes_;

@@ -108,15 +108,15 @@ cudaError_t launch_vision_sm90(const VisionAttentionWork& work, cudaStream_t str
   const int64_t blocks = device_attribute<cudaDevAttrMultiProcessorCount>();
   const VisionPlan three = plan_vision(work, 3, blocks);
   if constexpr (kHeadDim == 64) {
-    using Shape = VisionShape<T, 64, 3, 128, 4, 2, 16, true, 1, true>;
+    using Shape = VisionShape<T, 64, 3, 128, 4, 2, 16, 1, true>;
     return launch_vision_shape<Shape>(work, three.cut, blocks, stream);
   } else {
     const VisionPlan two = plan_vision(work, 2, blocks);
     if (two.time < three.time) {
-      using Shape = wide::VisionShape<T, 128, 2, 128, 2, 2, true, true, 0>;
+      using Shape = wide::VisionShape<T, 128, 2, 128, 2, 2, true>;
       return wide::launch_vision_shape<Shape>(work, two.cut, blocks, stream);
     }
-    using Shape = wide::VisionShape<T, 128, 3, 112, 3, 1, false, false, 0>;
+    using Shape = wide::VisionShape<T, 128, 3, 112, 3, 1, false>;
     return wide::launch_vision_shape<Shape>(work, three.cut, blocks, stream);
   }
 }

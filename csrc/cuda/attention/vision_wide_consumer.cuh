@@ -45,10 +45,10 @@ class VisionConsumer {
     if (threadIdx.x % 32 == 0) arrive(empty);
   }
   __device__ static void take_turn() {
-    if constexpr (Shape::kTurns) sync_named(1 + group(), 256);
+    if constexpr (Shape::kOverlap) sync_named(1 + group(), 256);
   }
   __device__ static void pass_turn() {
-    if constexpr (Shape::kTurns) arrive_named(1 + (group() + 1) % Shape::kGroups, 256);
+    if constexpr (Shape::kOverlap) arrive_named(1 + (group() + 1) % Shape::kGroups, 256);
   }
 
   // Goes through the motions of an item in which this warpgroup has no tile.
@@ -115,7 +115,7 @@ class VisionConsumer {
     pass_turn();
     finish_keys<0>(score);
     Softmax<T>::mask(score, rest);
-    softmax.template update<0>(score);
+    softmax.update(score);
     Softmax<T>::pack(score, probability);
     wait(s_.value_full[ring_.slot], ring_.parity);
     multiply_values(probability, ring_.slot);
@@ -157,7 +157,7 @@ class VisionConsumer {
     multiply_keys(score, query);
     pass_turn();
     finish_keys<0>(score);
-    if (softmax.template update<Shape::kPolynomials>(score)) softmax.rescale(out_);
+    if (softmax.update(score)) softmax.rescale(out_);
     Softmax<T>::pack(score, probability);
     wait(s_.value_full[ring_.slot], ring_.parity);
     multiply_values(probability, ring_.slot);
@@ -173,7 +173,7 @@ class VisionConsumer {
     multiply_keys(score, query);
     pass_turn();
     finish_keys<0>(score);
-    if (softmax.template update<Shape::kPolynomials>(score)) softmax.rescale(out_);
+    if (softmax.update(score)) softmax.rescale(out_);
     Softmax<T>::pack(score, probability);
     for (int block = 1; block < blocks; ++block) {
       const Ring<Shape::kStages> current = ring_;
@@ -185,7 +185,7 @@ class VisionConsumer {
       multiply_values(probability, current.slot);
       pass_turn();
       finish_keys<1>(score);
-      const bool grown = softmax.template update<Shape::kPolynomials>(score);
+      const bool grown = softmax.update(score);
       finish_values(current.slot);
       if (grown) softmax.rescale(out_);
       Softmax<T>::pack(score, probability);

@@ -8,7 +8,7 @@
 namespace lightvl::cuda::wide {
 
 template <class T_, int kHeadDim_, int kGroups_, int kKeys_, int kStages_, int kQueryBuffers_,
-          bool kOverlap_, bool kTurns_, int kPolynomials_>
+          bool kOverlap_>
 struct VisionShape {
   using T = T_;
   static constexpr int kHeadDim = kHeadDim_, kPanels = kHeadDim / 64;
@@ -16,8 +16,6 @@ struct VisionShape {
   static constexpr int kKeys = kKeys_;      // of a block
   static constexpr int kStages = kStages_, kQueryBuffers = kQueryBuffers_;
   static constexpr bool kOverlap = kOverlap_;  // S of the next block before P V of this one
-  static constexpr bool kTurns = kTurns_;
-  static constexpr int kPolynomials = kPolynomials_;  // exponentials of every 8
   static constexpr int kThreads = 128 * (kGroups + 1);
   static constexpr int kTileSize = kTileRows * kHeadDim, kBlockSize = kKeys * kHeadDim;
   static constexpr int kTileBytes = 2 * kTileSize, kBlockBytes = 2 * kBlockSize;

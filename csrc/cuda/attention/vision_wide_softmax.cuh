@@ -3,10 +3,6 @@
 //
 // Probabilities are relative to a reference that follows a row's maximum only when that has grown
 // by more than 2^8: rescaling what was summed is seldom needed, and nothing is lost in float32.
-// The special function units give 16 exponentials a clock, which is as long as the products take at
-// head dim 64; so some of the exponentials are polynomials on the multiply-add units instead:
-// 2^x = 2^i 2^f, i the nearest integer, 2^f by a minimax polynomial of degree 3 (7.5e-5
-// off, a sixth of what rounding to float16 costs).
 #pragma once
 
 #include "cuda/attention/mma.cuh"
@@ -20,17 +16,6 @@ __device__ inline float exp2_unit(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
-}
-
-__device__ inline float exp2_polynomial(float x) {
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  x = fmaxf(x, -126.0f);
-  const float shifted = x + kRound;
-  const float f = x - (shifted - kRound);
-  float y = fmaf(0.05517167f, f, 0.24261114f);
-  y = fmaf(y, f, 0.69326099f);
-  y = fmaf(y, f, 0.99992807f);
-  return __int_as_float(__float_as_int(y) + (__float_as_int(shifted) << 23));
 }
 
 // The state of this thread's two rows, r and r + 8.
@@ -49,9 +34,8 @@ class Softmax {
     }
   }
 
-  // Turns scores into probabilities, kPolynomials of every 8 by polynomial. Returns whether what
-  // was summed must be multiplied by factor().
-  template <int kPolynomials, int kSize>
+  // Turns scores into probabilities. Returns whether what was summed must be rescaled.
+  template <int kSize>
   __device__ bool update(float (&score)[kSize]) {
     float most[2][2];
 #pragma unroll
@@ -82,9 +66,7 @@ class Softmax {
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
       const float x = fmaf(score[i], scale_, shift[i / 2 % 2]);
-      // Spread over the sequence, so that both units are busy all the time.
-      const bool polynomial = (i * kPolynomials) % 8 + kPolynomials > 7;
-      score[i] = polynomial ? exp2_polynomial(x) : exp2_unit(x);
+      score[i] = exp2_unit(x);
       sum[i / 2 % 2][i % 2] += score[i];
     }
     sum_[0] += sum[0][0] + sum[0][1];
