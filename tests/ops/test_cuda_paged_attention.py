@@ -15,7 +15,7 @@ from lightvl.testing.attention_reference import (
     paged_attention_reference,
 )
 from lightvl.testing.compare import TOLERANCE, assert_close
-from tests.ops.test_cuda import BUILT, captured, to_gpu
+from tests.ops.gpu import BUILT, captured, to_gpu
 
 pytestmark = [
     pytest.mark.gpu,
