@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import sys
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -52,6 +53,7 @@ def rope_write_kv(i: Rope) -> Prepared:
     return Prepared(call, lambda: i.joined(q, k_cache, v_cache))
 
 
+@cache
 def _mask_module() -> ModuleType:
     """Its Triton file, with stand-ins for the modules of vLLM that it imports."""
     stand_ins = {
