@@ -121,6 +121,8 @@ class Admission:
         has_share = self._requests_of[client] < self._limits.share[0]
         if self.waiting_requests >= self._limits.max_requests and not has_share:
             raise self._busy(f"{self.waiting_requests} requests are waiting already")
+        if not has_share:
+            self._check_wait()
         if self.waiting_requests == 0:
             self._last_s = self._clock()
         self.count(client, 1, 0)
@@ -146,6 +148,9 @@ class Admission:
             return
         if self.waiting_tokens + num_tokens > self._limits.max_tokens:
             raise self._busy(f"{self.waiting_tokens} prompt tokens are waiting already")
+        self._check_wait()
+
+    def _check_wait(self) -> None:
         wait_s = self.expected_wait_s()
         if self._limits.max_wait_s is not None and wait_s > self._limits.max_wait_s:
             raise self._busy(f"the expected wait is {wait_s:.1f} s")
