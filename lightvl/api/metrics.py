@@ -115,6 +115,9 @@ class _Elsewhere(Collector):
 _HELP = {
     "num_requests_queued": "Requests that have arrived and whose prefill hasn't begun.",
     "num_tokens_queued": "Prompt tokens of those.",
+    "media_workers": "Decoder processes.",
+    "media_workers_lost_total": "Decoder processes that died or were killed, and replaced.",
+    "image_cache_images_in_use": "Pictures in the cache that a request holds.",
     "media_bytes": "Bytes of the arena in use, by what for.",
     "image_identity_conflicts_total": "Pictures with the MD5 of another one and other bytes.",
 }

@@ -97,6 +97,8 @@ class StatusRoutes:
         stats = await front.client.stats()
         values = stats | {
             "image_identity_conflicts_total": front.media.conflicts.total,
+            "media_workers": len(front.media.workers.pids),
+            "media_workers_lost_total": front.media.workers.num_lost,
             "num_requests_queued": front.admission.waiting_requests,
             "num_tokens_queued": front.admission.waiting_tokens,
             **{
