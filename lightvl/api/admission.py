@@ -1,5 +1,9 @@
 """How much may wait: beyond it a request is answered 429 with the time to come back.
 
+A request waits from its arrival to its first token, for the engine takes in many before it
+computes them. So the rate at which the queue drains is that of first tokens, each counted with the
+length of its prompt, and the expected wait is the time to first token that a client would see.
+
 No client can fill the queue against the others: each may have its share of it waiting, the bounds
 divided by the number of keys, also when the queue is full.
 """
@@ -21,7 +25,7 @@ class Limits:
     """Bounds of the queue.
 
     Attributes:
-        max_requests: Requests that have arrived and whose prefill hasn't begun.
+        max_requests: Requests that have arrived and whose first token hasn't come.
         max_tokens: Prompt tokens of those.
         max_wait_s: Longest expected wait, or None.
         num_clients: Keys among which the first two are shared.
@@ -87,7 +91,7 @@ class Queue:
     """What waits, of one client or of all.
 
     Attributes:
-        requests: Requests that have arrived and whose prefill hasn't begun.
+        requests: Requests that have arrived and whose first token hasn't come.
         unread: Of these, how many haven't said how long their prompts are.
         tokens: Prompt tokens of the others.
     """
@@ -128,7 +132,7 @@ class Ticket:
         self._waiting = True
 
     def started(self) -> None:
-        """The request's prefill begins."""
+        """The request's first token is there."""
         if self._waiting:
             self._admission.record_start(self.num_tokens)
         self.leave()
@@ -154,7 +158,7 @@ class Admission:
 
     @property
     def waiting_requests(self) -> int:
-        """Requests that have arrived and whose prefill hasn't begun."""
+        """Requests that have arrived and whose first token hasn't come."""
         return self._all.requests
 
     @property

@@ -113,7 +113,7 @@ class _Elsewhere(Collector):
 
 
 _HELP = {
-    "num_requests_queued": "Requests that have arrived and whose prefill hasn't begun.",
+    "num_requests_queued": "Requests that have arrived and whose first token hasn't come.",
     "num_tokens_queued": "Prompt tokens of those.",
     "media_workers": "Decoder processes.",
     "media_workers_lost_total": "Decoder processes that died or were killed, and replaced.",

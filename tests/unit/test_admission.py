@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightvl.api.admission import Admission, Limits
+from lightvl.api.admission import Admission, Limits, Ticket
 from lightvl.errors import RequestError
 
 
@@ -165,7 +165,7 @@ def test_a_burst_is_refused_before_its_prompts_are_read() -> None:
     clock = Clock()
     admission = make(clock, max_requests=1000, max_tokens=10_000, max_wait_s=5.0)
     drain(admission, clock, num_tokens=20, seconds=2.0, times=10)
-    arrived = []
+    arrived: list[Ticket] = []
     with pytest.raises(RequestError, match=r"expected wait is 6\.0 s"):
         arrived.extend(admission.arrive() for _ in range(100))
     assert admission.waiting_requests == 3
