@@ -60,8 +60,9 @@ class Exchange:
         self._held: RequestMedia | None = None
         self._generations: list[Generation] = []
         self._watcher: asyncio.Task[None] | None = None
+        self._handler: asyncio.Task[object] | None = None
         self._started = False
-        self._is_gone = False
+        self._end: RequestError | None = None
 
     @property
     def client(self) -> bytes:
@@ -76,20 +77,27 @@ class Exchange:
     async def run(
         self, handler: Callable[["Exchange"], Awaitable[None]], *, queued: bool = True
     ) -> None:
-        """Has a handler answer; its errors become answers, and it ends when the client leaves.
+        """Has a handler answer; its errors become answers, and so does `end`.
 
         Args:
             handler: Reads, generates and answers.
             queued: Whether the request takes a place in the queue, before its body is read.
         """
+        self._handler = asyncio.current_task()
         try:
             await self._run(handler, queued=queued)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self._is_gone or task is None:
+            if self._end is None or self._handler is None:
                 raise
-            task.uncancel()
-            await self.refuse(ClientGoneError())  # nobody hears it; it is logged and counted
+            self._handler.uncancel()
+            if self._started or not self.status:  # else its whole answer is on its way
+                await self.refuse(self._end)
+
+    def end(self, error: RequestError) -> None:
+        """Ends the handler, wherever it is; the client is told the error if it still listens."""
+        if self._end is None and self._handler is not None:
+            self._end = error
+            self._handler.cancel()
 
     async def _run(self, handler: Callable[["Exchange"], Awaitable[None]], *, queued: bool) -> None:
         try:
@@ -234,19 +242,17 @@ class Exchange:
             yield message.get("body", b"")
 
     def _watch(self) -> None:
-        """From now on the handler is cancelled, wherever it is, when the client leaves.
+        """From now on the request ends when the client leaves.
 
         The body must have been read: what comes now is a disconnect.
         """
-        handler = asyncio.current_task()
-        if self._watcher is None and handler is not None:
-            self._watcher = asyncio.create_task(self._wait_for_leave(handler))
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self._wait_for_leave())
 
-    async def _wait_for_leave(self, handler: asyncio.Task[object]) -> None:
+    async def _wait_for_leave(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._is_gone = True
-        handler.cancel()
+        self.end(ClientGoneError())  # nobody hears it; it is logged and counted
 
     async def _write(self, data: bytes) -> None:
         if not self._started:
@@ -276,14 +282,14 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         exchange = Exchange(self._front, scope, receive, send)
-        self._front.opened()
+        self._front.opened(exchange.end)
         try:
             await exchange.run(self._handler, queued=self._queued)
         finally:
             exchange.close()
             if self._front.tracing is not None:
                 exchange.trace(self._front.tracing)
-            self._front.closed()
+            self._front.closed(exchange.end)
 
 
 def internal_error() -> RequestError:

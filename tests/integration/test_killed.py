@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -194,3 +195,28 @@ def test_a_killed_front_leaves_nothing_and_its_port_is_free() -> None:
         with socket.create_server(("127.0.0.1", port)):
             pass
     assert shared_memory() <= before
+
+
+@pytest.mark.parametrize("loss", ["engine killed", "drained"])
+def test_a_request_that_has_not_come_to_the_engine_is_told_too(loss: str) -> None:
+    flags = ["--allow_private_media", "--drain_s", "0.2"]
+    environment = {"REQUEST_TIMEOUT": "60"}
+    with (
+        socket.create_server(("127.0.0.1", 0)) as site,
+        ServerProcess(*flags, environment=environment) as server,
+        ThreadPoolExecutor() as pool,
+    ):
+        picture = {"type": "url", "data": f"http://127.0.0.1:{site.getsockname()[1]}/"}
+        body = {"inputs": "<image>", "multimodal_params": {"images": [picture]}}
+        waiting = pool.submit(httpx.post, server.url + "/generate", json=body, timeout=60)
+        connection, _ = site.accept()
+        with connection:
+            if loss == "drained":
+                server.process.send_signal(signal.SIGTERM)
+            else:
+                processes_of(server, "lightvl.testing.stub_engine")[0].kill()
+            answer = waiting.result()
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "unavailable"
+        assert server.wait() == (0 if loss == "drained" else 1)
+        assert "Traceback" not in server.log
