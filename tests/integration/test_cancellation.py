@@ -28,7 +28,6 @@ from tests.integration.test_disconnects import AT_REST, GAUGE
 
 AT_ONCE_S = 0.1
 TRIES = 6
-IN_USE = (*AT_REST, "image_cache_images_in_use")
 FLAGS = [
     *("--media_workers", "1", "--running_max_req_size", "1", "--allow_private_media"),
     *("--chunked_prefill_size", "64", "--visual_infer_batch_size", "1", "--page_size", "16"),
@@ -69,7 +68,7 @@ class Gauges:
 
     def are_zero(self, *but: str) -> bool:
         found = self.all()
-        return not any(found[name] for name in IN_USE if name not in but)
+        return not any(found[name] for name in AT_REST if name not in but)
 
 
 def encoded(number: int, size: tuple[int, int] = (700, 500)) -> str:
