@@ -32,13 +32,17 @@ test: $(VENV)/built $(VENV)/tools
 soak: $(VENV)/built $(VENV)/tools .cache/corpus/done
 	LIGHTVL_CORPUS=$(CURDIR)/.cache/corpus $(VENV)/bin/python -m pytest -m soak $(ARGS)
 
-# Pillow's own test pictures, from the sources of its release.
+# Pillow's own test pictures, and those of PngSuite, from the sources of releases.
 .cache/corpus/done: $(VENV)/built
-	mkdir -p .cache/corpus
+	mkdir -p .cache/corpus/pngsuite
 	$(PIP) download --quiet --no-deps --no-binary :all: \
-	    --dest .cache/corpus pillow==13.0.0
+	    --dest .cache/corpus pillow==13.0.0 pypng==0.20220715.0
 	tar xzf .cache/corpus/pillow-13.0.0.tar.gz -C .cache/corpus --wildcards '*/Tests/images'
-	rm .cache/corpus/*.tar.gz
+	tar xzf .cache/corpus/pypng-0.20220715.0.tar.gz -C .cache --wildcards '*/code/pngsuite.py'
+	cd .cache/pypng-*/code && $(abspath $(VENV))/bin/python -c 'import pathlib, pngsuite; \
+	    [(pathlib.Path("../../corpus/pngsuite") / f"{name}.png").write_bytes(data) \
+	    for name, data in pngsuite.png.items()]'
+	rm -r .cache/corpus/*.tar.gz .cache/pypng-*
 	touch $@
 
 ctest:

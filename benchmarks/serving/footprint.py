@@ -58,7 +58,7 @@ def _measure_idling(ours: Ours, model: str, report: Report) -> None:
     report.add_target(
         Target("idle server, all processes", model, [share], IDLE_BOUND_PERCENT, False, "% of core")
     )
-    memory = front_pss_bytes(front.pid) / 2**20
+    memory = pss_bytes(front.pid) / 2**20
     report.add_target(
         Target("front's memory without the arena", model, [memory], MEMORY_BOUND_MIB, False, "MiB")
     )
@@ -70,7 +70,7 @@ def tree_cpu_s(front: psutil.Process) -> float:
     return sum(float(t.user + t.system) for t in times)
 
 
-def front_pss_bytes(pid: int) -> int:
+def pss_bytes(pid: int) -> int:
     """Returns a process's proportional memory without what it maps of the arena."""
     total, counts = 0, True
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():

@@ -71,7 +71,7 @@ class Report:
         decode = [rate for answers in repetitions if (rate := decode_rate(answers)) is not None]
         whole = [whole_rate(answers) for answers in repetitions]
         num_tokens = len(every[0].token_s)
-        self._write(
+        self.add_row(
             benchmark="serving",
             load=load,
             server=server,
@@ -90,7 +90,7 @@ class Report:
     def add_target(self, target: Target) -> None:
         """Adds a target's row."""
         self.targets.append(target)
-        self._write(
+        self.add_row(
             benchmark="serving_target",
             what=target.what,
             model=target.model,
@@ -116,7 +116,8 @@ class Report:
             with self.out.open("a") as file:
                 file.write(json.dumps(_rounded({**row, "run": self.run})) + "\n")
 
-    def _write(self, **row: Any) -> None:  # noqa: ANN401
+    def add_row(self, **row: Any) -> None:  # noqa: ANN401
+        """Adds a row to this run."""
         self.write(
             row
             | {
@@ -127,7 +128,7 @@ class Report:
                 "load_average": os.getloadavg()[0],
                 "autogroup_nice": _autogroup_nice(),
                 "commit": _commit(),
-                "command": " ".join(["python -m benchmarks.serving", *sys.argv[1:]]),
+                "command": _command(),
             }
         )
 
@@ -154,6 +155,12 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def _command() -> str:
+    module = sys.modules["__main__"].__spec__
+    name = module.name.removesuffix(".__main__") if module else "benchmarks.serving"
+    return " ".join(["python -m", name, *sys.argv[1:]])
 
 
 def _commit() -> str:

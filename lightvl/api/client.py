@@ -122,7 +122,7 @@ class EngineClient:
 
         Args:
             prepared: The generation owns it from now on.
-            ticket: Its place in the queue, given back when prefill begins.
+            ticket: Its place in the queue, given back with the first token.
             streaming: Whether `Generation.events` will be read.
 
         Raises:
@@ -255,7 +255,7 @@ class EngineClient:
     def _observe(self, generation: Generation, sequence: Sequence, now_s: float) -> None:
         if sequence.num_tokens == 1:
             self.metrics.time_to_first_token.observe(now_s - generation.arrived_s)
-            generation.first_token_s = generation.first_token_s or now_s
+            generation.begun(now_s)
         else:
             self.metrics.inter_token_latency.observe(now_s - sequence.last_s)
         sequence.last_s = now_s

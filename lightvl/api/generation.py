@@ -292,6 +292,10 @@ class Generation:
         self.started_s = time.monotonic()
         self.cached_tokens = message.cached_tokens
         self.cached_images = list(message.cached_images)
+
+    def begun(self, now_s: float) -> None:
+        """The first token is there: the place in the queue is free."""
+        self.first_token_s = self.first_token_s or now_s
         if self._ticket is not None:
             self._ticket.started()
 

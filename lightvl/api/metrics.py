@@ -113,8 +113,12 @@ class _Elsewhere(Collector):
 
 
 _HELP = {
-    "num_requests_queued": "Requests that have arrived and whose prefill hasn't begun.",
+    "num_requests_queued": "Requests that have arrived and whose first token hasn't come.",
     "num_tokens_queued": "Prompt tokens of those.",
+    "event_loop_tasks": "Tasks of the front's event loop.",
+    "media_workers": "Decoder processes.",
+    "media_workers_lost_total": "Decoder processes that died or were killed, and replaced.",
+    "image_cache_images_in_use": "Pictures in the cache that a request holds.",
     "media_bytes": "Bytes of the arena in use, by what for.",
     "image_identity_conflicts_total": "Pictures with the MD5 of another one and other bytes.",
 }

@@ -71,7 +71,10 @@ async def completions(exchange: Exchange) -> None:
     if body.stream:
         await _stream(exchange, body, requests[0], _TextChunks)
         return
-    generations = [await exchange.generate(request) for request in requests]
+    generations = []
+    for request in requests:
+        generations.append(await exchange.generate(request))
+        await asyncio.sleep(0)  # others get their turn
     await asyncio.gather(*(generation.finished() for generation in generations))
     sequences = [s for generation in generations for s in generation.sequences]
     choices = [

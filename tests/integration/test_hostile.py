@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lightvl.testing.hostile import FLAGS, File, folder, generated, show
 from lightvl.testing.server import ServerProcess
-from tests.integration.hostile import FLAGS, File, folder, generated, show
 
 SAMPLE = 160
 
