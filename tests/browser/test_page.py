@@ -17,16 +17,16 @@ FACE = ROOT / "examples/face.png"
 STAGES = ["fetch", "prepare", "queue", "image_decode", "vision", "prefill", "decode"]
 
 
-SHADES = itertools.count(248)
+SHADES = itertools.count(30)
 
 
 @pytest.fixture
 def shapes(tmp_path: Path) -> Path:
     """A red circle and a blue square, wide enough for 2 x 1 tiles; no two are equal."""
     path = tmp_path / "shapes.png"
-    picture = Image.new("RGB", (600, 300), (255, 255, next(SHADES)))
+    picture = Image.new("RGB", (600, 300), "white")
     draw = ImageDraw.Draw(picture)
-    draw.ellipse((50, 60, 230, 240), fill=(220, 30, 30))
+    draw.ellipse((50, 60, 230, 240), fill=(220, 30, next(SHADES)))
     draw.rectangle((350, 60, 530, 240), fill=(30, 60, 200))
     picture.save(path)
     return path

@@ -78,6 +78,34 @@ def test_stop_and_retry(page: Page, locked: ServerProcess) -> None:
     assert page.console() == []
 
 
+PARSE = """
+const [text, size, done] = arguments;
+const bytes = new TextEncoder().encode(text);
+const body = new ReadableStream({
+  start(controller) {
+    for (let i = 0; i < bytes.length; i += size) controller.enqueue(bytes.slice(i, i + size));
+    controller.close();
+  },
+});
+import("/static/sse.js").then(async ({ readEvents }) => {
+  const events = [];
+  for await (const data of readEvents(body)) events.push(data);
+  done(events);
+});
+"""
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["lf", "crlf", "cr"])
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_events_are_read_however_they_are_cut(page: Page, end: str, size: int) -> None:
+    lines = (
+        "data: one", "", ":a comment", "data:zwei \u00fc\U0001f642", "", "event: x",
+        "data: two", "data: lines", "", "", "id: 7", "", "data: cut off by the end",
+    )  # fmt: skip
+    found = page.driver.execute_async_script(PARSE, end.join(lines), size)
+    assert found == ["one", "zwei \u00fc\U0001f642", "two\nlines"]
+
+
 def test_text_is_text(page: Page) -> None:
     enter_key(page, KEY)
     evil = "<img src=x onerror=alert(1)><b>bold</b>"
