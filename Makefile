@@ -1,6 +1,7 @@
 # The developer interface. `make serve` and `make test` set everything up by themselves:
 #   make serve [ARGS="--port 8080"]    the server, with the bundled demo model unless told otherwise
 #   make test  [ARGS="tests/unit"]     the Python tests
+#                                      (those of the page need Debian's chromium and chromium-driver)
 #   make soak                          what takes long: whole corpora of hostile pictures, fault loads
 #   make ctest                         the C++ tests (needs cmake)
 #   make check                         linters, types, import contracts, layout

@@ -127,6 +127,17 @@ class Started(msgspec.Struct, frozen=True, tag=True):
     cached_images: list[bool]
 
 
+class Encoded(msgspec.Struct, frozen=True, tag=True):
+    """The tower has run every tile of these pictures; told for the requests' times alone.
+
+    Attributes:
+        ago_s: How long before this message was sent, in seconds.
+    """
+
+    keys: list[bytes]
+    ago_s: float
+
+
 class TokenOutput(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One new token of one sequence; `token_id` is -1 when it ended without one (an abort)."""
 
@@ -150,4 +161,6 @@ class Stats(msgspec.Struct, frozen=True, tag=True):
 
 
 ToEngine = Init | AddRequest | Pixels | Abort | FlushCaches | GetStats
-ToFront = Loading | Ready | Failed | NeedPixels | PixelsDone | Started | StepOutputs | Stats
+ToFront = (
+    Loading | Ready | Failed | NeedPixels | PixelsDone | Started | Encoded | StepOutputs | Stats
+)

@@ -12,6 +12,7 @@ from lightvl.api.admission import Ticket
 from lightvl.api.front import Front
 from lightvl.api.generation import Generation, GenerationRequest, TokenEvent
 from lightvl.api.schema import BodyT, decode_body
+from lightvl.api.timings import server_timing
 from lightvl.api.tracing import Tracing
 from lightvl.errors import RequestError
 from lightvl.multimodal.pool import ImageSource, LoadedImage, RequestMedia
@@ -161,13 +162,16 @@ class Exchange:
             prepared.release()
             raise
         generation = self.front.client.start(prepared, self._ticket, streaming=streaming)
+        generation.began_s = self._began_s
         self._generations.append(generation)
         return generation
 
-    async def reply(self, answer: object) -> None:
-        """Answers 200 with JSON."""
+    async def reply(self, answer: object, generations: Sequence[Generation] = ()) -> None:
+        """Answers 200 with JSON; the stages of `generations` go into `Server-Timing`."""
         self.status = 200
-        await send_bytes(self._send, msgspec.json.encode(answer), JSON)
+        data = msgspec.json.encode(answer)
+        headers = [(b"server-timing", server_timing(generations))] if generations else []
+        await send_bytes(self._send, data, JSON, headers=headers)
 
     async def stream(
         self,

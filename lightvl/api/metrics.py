@@ -57,6 +57,13 @@ class Metrics:
         self.image_decode_time = self._seconds(
             "image_decode", "From asking for a picture's pixels to having them, waits included."
         )
+        self.stage_time = Histogram(
+            PREFIX + "request_stage_seconds",
+            "Stages of an answered request; each begins where the one before ends.",
+            ("stage",),
+            registry=self._registry,
+            buckets=_SECONDS,
+        )
         self.request_prompt_tokens = self._tokens(
             "request_prompt_tokens", "Prompt tokens of a request."
         )
@@ -70,6 +77,12 @@ class Metrics:
         """Counts how long a picture's fetch or decoding took."""
         times = {"fetch": self.image_fetch_time, "decode": self.image_decode_time}
         times[stage].observe(seconds)
+
+    def observe_stages(self, seconds: Mapping[str, float]) -> None:
+        """Counts how long the stages of an answered request took."""
+        for stage, stage_s in seconds.items():
+            if stage != "total":
+                self.stage_time.labels(stage).observe(stage_s)
 
     def render(self, values: Mapping[str, float]) -> bytes:
         """Returns the exposition.

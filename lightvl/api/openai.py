@@ -27,6 +27,7 @@ from lightvl.api.openai_schema import (
     prompts_of,
 )
 from lightvl.api.sampling import openai_sampling, openai_text_options
+from lightvl.api.timings import usage_details
 from lightvl.errors import RequestError
 from lightvl.multimodal.pool import ImageSource
 
@@ -55,7 +56,7 @@ async def chat_completions(exchange: Exchange) -> None:
         }
         for s in generation.sequences
     ]
-    await exchange.reply(_answer(front, "chat.completion", choices, [generation]))
+    await exchange.reply(_answer(front, "chat.completion", choices, [generation]), [generation])
 
 
 async def completions(exchange: Exchange) -> None:
@@ -86,7 +87,7 @@ async def completions(exchange: Exchange) -> None:
         }
         for index, s in enumerate(sequences)
     ]
-    await exchange.reply(_answer(front, "text_completion", choices, generations))
+    await exchange.reply(_answer(front, "text_completion", choices, generations), generations)
 
 
 class _Chunks(ABC):
@@ -126,8 +127,9 @@ class _Chunks(ABC):
         """Returns what follows the last token's event."""
         if not self._wants_usage:
             return DONE
-        usage = {**self._base, "choices": [], "usage": _usage([self._generation])}
-        return b"data: " + self._encoder.encode(usage) + b"\n\n" + DONE
+        usage = _usage([self._generation]) | {"lightvl": usage_details(self._generation)}
+        event = {**self._base, "choices": [], "usage": usage}
+        return b"data: " + self._encoder.encode(event) + b"\n\n" + DONE
 
     @abstractmethod
     def choice(self, event: TokenEvent) -> dict[str, object]:
