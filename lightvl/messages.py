@@ -7,6 +7,7 @@ A request's life on the wire: `AddRequest` -> (`NeedPixels` -> `Pixels` -> `Pixe
 `Started` -> `StepOutputs`* with a `finish_reason` in the last one. `Abort` may come at any time,
 also for a request that has ended; it is never answered. When the front can't supply pixels it
 aborts that request, and the engine asks the next request that waits for the same picture.
+`Rejected` ends a request whose constraint can't be used, before or after its first token.
 """
 
 import msgspec
@@ -127,6 +128,15 @@ class Started(msgspec.Struct, frozen=True, tag=True):
     cached_images: list[bool]
 
 
+class Rejected(msgspec.Struct, frozen=True, tag=True):
+    """A request ends because of what it asked for; `param` is the field at fault."""
+
+    request_id: int
+    message: str
+    param: str | None = None
+    status: int = 400
+
+
 class TokenOutput(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One new token of one sequence; `token_id` is -1 when it ended without one (an abort)."""
 
@@ -150,4 +160,6 @@ class Stats(msgspec.Struct, frozen=True, tag=True):
 
 
 ToEngine = Init | AddRequest | Pixels | Abort | FlushCaches | GetStats
-ToFront = Loading | Ready | Failed | NeedPixels | PixelsDone | Started | StepOutputs | Stats
+ToFront = (
+    Loading | Ready | Failed | NeedPixels | PixelsDone | Started | Rejected | StepOutputs | Stats
+)

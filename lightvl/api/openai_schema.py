@@ -15,10 +15,20 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     include_usage: bool | None = None
 
 
+class JsonSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """`json_schema` of a response format; `strict` makes no difference, it is always kept."""
+
+    name: str
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
 class ResponseFormat(msgspec.Struct, frozen=True, kw_only=True):
-    """`response_format`; only plain text is built."""
+    """`response_format`: text, json_object or json_schema."""
 
     type: str
+    json_schema: JsonSchema | None = None
 
 
 class CommonBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,8 +112,6 @@ def check_supported(body: ChatBody | CompletionBody) -> None:
     Raises:
         RequestError: 400 naming the field.
     """
-    if body.response_format is not None and body.response_format.type != "text":
-        raise _not_yet("response_format", body.response_format.type)
     if body.stream_options is not None and not body.stream:
         raise RequestError("stream_options: only with stream true", param="stream_options")
     if isinstance(body, ChatBody):

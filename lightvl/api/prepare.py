@@ -18,10 +18,12 @@ from lightvl.multimodal.identity import picture_key
 from lightvl.multimodal.pool import LoadedImage, MediaPool, RequestMedia
 from lightvl.multimodal.prompt import Picture, expand_chat, expand_prompt
 from lightvl.tokenizer.tokenizer import Tokenizer
-from lightvl.types import ImageSlot, SamplingParams
+from lightvl.types import Constraint, ImageSlot, SamplingParams
 
 _LONG_TEXT = 4096
 """Characters above which encoding leaves the event loop for a thread."""
+
+_TRIED_CONSTRAINTS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class Preparer:
     def __init__(self, media: MediaPool, tokenizer: Tokenizer, rules: PromptRules) -> None:
         self._media = media
         self._tokenizer = tokenizer
+        self._tried: dict[Constraint, None] = {}
         self.rules = rules
 
     async def prepare(
@@ -63,10 +66,12 @@ class Preparer:
             held: What the request holds in the arena already; the result owns it.
 
         Raises:
-            RequestError: A picture is bad, or the prompt doesn't fit; nothing is held then.
+            RequestError: A picture or a constraint is bad, or the prompt doesn't fit; nothing is
+                held then.
         """
         try:
             self.check_num_images(len(request.images))
+            await self._check_constraint(request.sampling)
             images: list[LoadedImage] = []
             if request.images:
                 held = held or self._media.open()
@@ -96,6 +101,15 @@ class Preparer:
                 f"images: {num_images} pictures, expected at most {self.rules.max_images}",
                 param="images",
             )
+
+    async def _check_constraint(self, sampling: SamplingParams) -> None:
+        """Has a media worker try a constraint that was not tried lately."""
+        if sampling.constraint is None or sampling.constraint in self._tried:
+            return
+        await self._media.check_constraint(sampling.constraint)
+        self._tried[sampling.constraint] = None
+        if len(self._tried) > _TRIED_CONSTRAINTS:
+            del self._tried[next(iter(self._tried))]
 
     def pictures(
         self,

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from lightvl.multimodal.jobs import Job, Refused, Reply, Start
+from lightvl.multimodal.jobs import CheckConstraint, Job, Refused, Reply, Start
 from lightvl.utils.channel import AsyncChannel, ChannelClosed, channel_pair
 from lightvl.utils.shm import Arena
 
 log = logging.getLogger(__name__)
+
+
+TOO_COMPLEX = "too large or too complex"
 
 
 class WorkerPool:
@@ -74,8 +77,12 @@ class WorkerPool:
             worker = await self._worker()
             reply = await self._ask(worker, job)
         except TimeoutError:  # is an OSError too
+            if isinstance(job, CheckConstraint):
+                return Refused(TOO_COMPLEX)
             return Refused(f"takes longer than {self.job_timeout_s:g} s to decode")
         except OSError:
+            if isinstance(job, CheckConstraint):
+                return Refused(TOO_COMPLEX)
             return Refused("can't be decoded: its decoder ended unexpectedly")
         self._idle.append(worker)
         return reply
