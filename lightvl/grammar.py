@@ -8,7 +8,7 @@ constraint first, and a process of the engine alone keeps the masks.
 
 import re
 
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLTokenizer
 from llguidance._lib import LLParserLimits
 from llguidance.gbnf_to_lark import any_to_lark
 
@@ -22,6 +22,9 @@ LIMITS = LLParserLimits(
     max_grammar_size=100_000,
     verbose_errors=False,
 )
+
+BYTES = LLTokenizer("byte")
+"""A vocabulary of single bytes."""
 
 _WHITESPACE = r"[ ]?|\n[ ]{0,24}"
 """Between a JSON text's tokens: bounded, so that what a schema bounds is bounded."""
@@ -57,14 +60,16 @@ def library_text(constraint: Constraint) -> str:
 
 
 def check(constraint: Constraint) -> None:
-    """Tries a constraint as far as that goes without a vocabulary; may overflow the stack.
+    """Compiles a constraint over the vocabulary of bytes; may take long or overflow the stack.
 
     Raises:
         BadConstraint: It is malformed, too large, or asks for what the library lacks.
     """
-    error = LLMatcher.validate_grammar(library_text(constraint), None, limits=LIMITS)
-    if error and not error.startswith("WARNING"):
-        raise BadConstraint(told(constraint, error))
+    matcher = LLMatcher(BYTES, library_text(constraint), log_level=0, limits=LIMITS)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    if matcher.is_error():
+        raise BadConstraint(told(constraint, matcher.get_error()))
 
 
 def told(constraint: Constraint, error: str) -> str:

@@ -8,6 +8,7 @@ from time import monotonic
 
 from lightvl.config import EngineConfig
 from lightvl.engine.grammar_messages import (
+    NUM_THREADS,
     Advance,
     Close,
     FromGrammar,
@@ -47,6 +48,7 @@ class Grammars:
         self._asked_s: dict[int, float] = {}
         self._young: set[int] = set()
         self._young_until_s = 0.0
+        self._late: set[int] = set()
         self._refusals: list[Refusal] = []
 
     @property
@@ -147,7 +149,9 @@ class Grammars:
             if isinstance(message, Loaded):
                 self._loaded = True
                 self._asked_s = dict.fromkeys(self._asked_s, monotonic())
-            elif self._answered(message.request_id):
+                continue
+            self._late.discard(message.request_id)
+            if self._answered(message.request_id):
                 answers.append(message)
         return answers
 
@@ -165,7 +169,13 @@ class Grammars:
             return
         late_s = monotonic() - LIMIT_S
         for request_id in [i for i, asked_s in self._asked_s.items() if asked_s < late_s]:
+            self._late.add(request_id)
             self._refuse(request_id, f"takes longer than {LIMIT_S:g} s to follow")
+
+        if len(self._late) >= NUM_THREADS:  # every thread is at work on what nobody waits for
+            assert self._process is not None
+            self._process.kill()
+            self._lost()
 
     def _lost(self) -> None:
         """The process has ended: its sequences are refused, the next one starts a new process."""
@@ -173,6 +183,7 @@ class Grammars:
         assert self._process is not None
         self._channel.close()
         self._channel = None
+        self._late.clear()
         code = self._process.wait()
         logger.error("the grammar process ended (%d); %d sequences end", code, len(self._open))
         for request_id in self._open:

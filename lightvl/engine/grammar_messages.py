@@ -8,6 +8,9 @@ import msgspec
 
 from lightvl.types import Constraint
 
+NUM_THREADS = 4
+"""Sequences that the grammar process works on at once."""
+
 
 class Load(msgspec.Struct, frozen=True, tag=True):
     """The first message: whose vocabulary masks are made over; answered by `Loaded`."""

@@ -20,6 +20,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from lightvl.engine.grammar_messages import (
+    NUM_THREADS,
     Advance,
     Close,
     FromGrammar,
@@ -36,10 +37,11 @@ from lightvl.tokenizer.tokenizer import Tokenizer
 from lightvl.types import Constraint
 from lightvl.utils.channel import Channel, ChannelClosed
 
-_NUM_THREADS = 4
+_STACK_BYTES = 64 << 20
+"""Of a thread: more than a media worker has, so that what passed there passes here."""
 _NUM_COMPILED = 32
 _NICENESS = 2
-_SPARE_BYTES = 4 << 30
+_SPARE_BYTES = 2 << 30
 
 
 @dataclass(slots=True)
@@ -82,7 +84,8 @@ class Grammars:
         self._num_words = -(-load.vocab_size // 32)
         self._channel = channel
         self._sending = threading.Lock()
-        self._threads = ThreadPoolExecutor(_NUM_THREADS)
+        threading.stack_size(_STACK_BYTES)
+        self._threads = ThreadPoolExecutor(NUM_THREADS)
         self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
         self._states: dict[int, _State | None] = {}
 
@@ -108,7 +111,7 @@ class Grammars:
                     state.matcher.consume_token(message.token_id)
                     state.num_tokens += 1
             if state is None:
-                return
+                raise BadConstraint("closed")
             reply = Mask(message.request_id, self._mask(state))
         except BadConstraint as error:
             self._states.pop(message.request_id, None)

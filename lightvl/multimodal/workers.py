@@ -13,6 +13,9 @@ from lightvl.utils.shm import Arena
 log = logging.getLogger(__name__)
 
 
+CHECK_S = 3.0
+"""Wall time in which a constraint must be tried."""
+
 TOO_COMPLEX = "too large or too complex"
 
 
@@ -102,7 +105,9 @@ class WorkerPool:
 
     async def _ask(self, worker: "_Worker", job: Job) -> Reply:
         try:
-            async with asyncio.timeout(self.job_timeout_s):
+            is_check = isinstance(job, CheckConstraint)
+            limit_s = min(self.job_timeout_s, CHECK_S) if is_check else self.job_timeout_s
+            async with asyncio.timeout(limit_s):
                 worker.channel.send(job)
                 return await worker.channel.recv()
         except BaseException:

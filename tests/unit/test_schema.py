@@ -60,7 +60,7 @@ def test_malformed_bodies(body: bytes, message: str, param: str) -> None:
 
 
 def test_deep_nesting_inside_a_known_field() -> None:
-    body = b'{"inputs": "a", "parameters": {"guided_json": ' + b"[" * 5000 + b"]" * 5000 + b"}}"
+    body = b'{"inputs": "a", "parameters": {"guided_json": ' + b'{"a":' * 5000 + b"1" + b"}" * 5002
     assert refusal(body).message == "body: nested too deeply"
 
 
@@ -100,7 +100,6 @@ def test_chat_bodies(body: bytes, message: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        (b'"response_format": {"type": "json_object"}', "response_format"),
         (b'"stream_options": {"include_usage": true}', "stream_options"),
         (b'"top_logprobs": 2', "top_logprobs"),
     ],
