@@ -177,14 +177,18 @@ class Grammars:
             self._process.kill()
             self._lost()
 
-    def _lost(self) -> None:
-        """The process has ended: its sequences are refused, the next one starts a new process."""
-        assert self._channel is not None
-        assert self._process is not None
+    def stop(self) -> int:
+        """Ends the process, if it runs, and returns its exit code."""
+        if self._channel is None or self._process is None:
+            return 0
         self._channel.close()
         self._channel = None
         self._late.clear()
-        code = self._process.wait()
+        return self._process.wait()
+
+    def _lost(self) -> None:
+        """The process has ended: its sequences are refused, the next one starts a new process."""
+        code = self.stop()
         logger.error("the grammar process ended (%d); %d sequences end", code, len(self._open))
         for request_id in self._open:
             self._refuse(request_id, "the grammar process was lost", 503)
