@@ -12,7 +12,7 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance._lib import LLParserLimits
 from llguidance.gbnf_to_lark import any_to_lark
 
-from lightvl.types import Constraint
+from lightvl.types import JSON_OPTIONS, Constraint
 
 LIMITS = LLParserLimits(
     initial_lexer_fuel=500_000,
@@ -25,9 +25,6 @@ LIMITS = LLParserLimits(
 
 BYTES = LLTokenizer("byte")
 """A vocabulary of single bytes."""
-
-_WHITESPACE = r"[ ]?|\n[ ]{0,24}"
-"""Between a JSON text's tokens: bounded, so that what a schema bounds is bounded."""
 
 _PLACE = re.compile(r"^(?:at )?(\d+)\((\d+)\)")
 _KEYWORDS = re.compile(r"^Unimplemented keys: \[(.*)\]")
@@ -46,13 +43,14 @@ def library_text(constraint: Constraint) -> str:
     """
     text = constraint.text
     if constraint.kind == "json":
-        options = {"whitespace_flexible": True, "whitespace_pattern": _WHITESPACE}
         try:
-            return LLMatcher.grammar_from_json_schema(text, overrides=options)  # type: ignore[arg-type]
+            return LLMatcher.grammar_from_json_schema(text, overrides=JSON_OPTIONS)  # type: ignore[arg-type]
         except ValueError:
             raise BadConstraint("not a JSON schema") from None
     if constraint.kind == "regex":
         return LLMatcher.grammar_from_regex(text)
+    if constraint.kind == "lark":
+        return LLMatcher.grammar_from_lark(text)
     try:
         return LLMatcher.grammar_from_lark(any_to_lark(text))
     except Exception:  # that is what it raises

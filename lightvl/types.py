@@ -10,16 +10,21 @@ GREEDY_BELOW = 1e-5
 """A temperature below this means greedy decoding."""
 
 
+JSON_OPTIONS = {"whitespace_flexible": True, "whitespace_pattern": r"[ ]?|\n[ ]{0,24}"}
+"""Of constrained JSON, in llguidance's words: the space between tokens is bounded, so that what a
+schema bounds is bounded."""
+
+
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     """What a sequence's text must be, from its first character to its end.
 
     Attributes:
         kind: `json` is a JSON schema, `regex` a regular expression for the whole text, `grammar`
-            a context-free grammar in GBNF or Lark notation.
+            a context-free grammar in GBNF or Lark notation, `lark` one in Lark notation.
         field: What the client calls it, for errors.
     """
 
-    kind: Literal["json", "regex", "grammar"]
+    kind: Literal["json", "regex", "grammar", "lark"]
     text: str
     field: str = "constraint"
 

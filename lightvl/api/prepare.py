@@ -78,7 +78,8 @@ class Preparer:
                 images = await _in_time(held.load(request.images), request.deadline_s)
             sizes = [(image.width, image.height) for image in images]
             keys = [image.sha256 for image in images]
-            pictures = self.pictures(sizes, request.max_tiles, keys, request.salt)
+            bounds = [source.max_tiles for source in request.images]
+            pictures = self.pictures(sizes, request.max_tiles, keys, request.salt, bounds)
             self._check_tiles(pictures)
             token_ids, slots = await self.expand(request, pictures)
             sampling = self._fitted(request, len(token_ids))
@@ -117,6 +118,7 @@ class Preparer:
         max_tiles: int | None,
         sha256s: Sequence[bytes] | None = None,
         namespace: bytes = b"",
+        own_bounds: Sequence[int | None] = (),
     ) -> list[Picture]:
         """Returns how pictures of these (width, height) are cut and what they cost.
 
@@ -125,13 +127,16 @@ class Preparer:
             max_tiles: The request's bound of tiles, or None.
             sha256s: Of the bytes; without them the keys are empty, enough to count tokens.
             namespace: Pictures are shared only within it.
+            own_bounds: Of each picture's tiles, or none at all.
         """
         rules = self.rules
         if rules.tiling is None:
             return []
-        bounds = [bound for bound in (max_tiles, rules.max_tiles) if bound is not None]
+        common = [bound for bound in (max_tiles, rules.max_tiles) if bound is not None]
         pictures = []
         for i, (width, height) in enumerate(sizes):
+            own = own_bounds[i] if own_bounds else None
+            bounds = common if own is None else [*common, own]
             grid = tile_grid(
                 width, height, rules.tiling, rules.tile_policy,
                 max_tiles=min(bounds, default=None), num_images=len(sizes),

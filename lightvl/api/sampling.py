@@ -8,6 +8,7 @@ from lightvl.api.generation import TextOptions
 from lightvl.api.openai_schema import ChatBody, CompletionBody
 from lightvl.api.prepare import random_seed
 from lightvl.api.schema import NativeParameters
+from lightvl.api.tools import tool_constraint
 from lightvl.errors import RequestError
 from lightvl.grid import MAX_TILES
 from lightvl.tokenizer.tokenizer import Tokenizer
@@ -95,16 +96,18 @@ def openai_sampling(
     if isinstance(body, ChatBody):
         max_new = body.max_completion_tokens or body.max_tokens or UNLIMITED
         num_logprobs = (body.top_logprobs or 0) if body.logprobs else -1
+        constraint = tool_constraint(body) or openai_constraint(body.response_format)
     else:
         max_new = body.max_tokens or 16
         num_logprobs = body.logprobs if body.logprobs is not None else -1
+        constraint = openai_constraint(body.response_format)
     return _sampling(
         body,
         defaults,
         vocab_size,
         greedy=body.temperature is None and defaults.get("do_sample") is False,
         max_new_tokens=min(max_new, UNLIMITED),
-        constraint=openai_constraint(body.response_format),
+        constraint=constraint,
         num_logprobs=num_logprobs,
     )
 

@@ -241,12 +241,12 @@ OPENAI: Cases = [
     ("glitter", [1], 400),
 ]
 CHAT: Cases = [
-    ("messages", [[], 5, "a"], 400),
+    ("messages", [[], 5, "a", [{"role": "user"}]], 400),
     ("max_completion_tokens", [0], 400),
     ("logprobs", [5], 400),
     ("top_logprobs", [21, -1, 2], 400),
     ("tools", [[]], 400),
-    ("tool_choice", ["auto"], 400),
+    ("tool_choice", ["required", {"function": {"name": "f"}}], 400),
     ("functions", [[]], 400),
     ("audio", [{}], 400),
 ]

@@ -84,12 +84,11 @@ def test_unknown_native_keys_are_found_at_every_level() -> None:
     [
         (b'{"messages": []}', "messages: expected array of length >= 1"),
         (b'{"messages": [{"role": "x", "content": "a"}]}', "messages[0].role: invalid enum value"),
-        (b'{"messages": [{"role": "user"}]}', "messages[0].content: required"),
         (
             b'{"messages": [{"role": "user", "content": [{"type": "video"}]}]}',
             "messages[0].content[0].type: invalid value",
         ),
-        (b'{"messages": [{"role": "user", "content": "a"}], "tools": []}', "tools: unknown or"),
+        (b'{"messages": [{"role": "user", "content": "a"}], "tools": []}', "tools: expected array"),
         (b'{"messages": [{"role": "user", "content": "a", "x": 1}]}', "messages[0].x: unknown or"),
     ],
 )
