@@ -31,6 +31,9 @@ def render_chat(
     marker = new_marker()
     turns, images = [], []
     for i, message in enumerate(messages):
+        if message.tool_calls is not None and message.role != "assistant":
+            name = f"messages[{i}].tool_calls"
+            raise RequestError(f"{name}: stand in assistant messages only", param=name)
         content = message.content
         if content is None:
             if not message.tool_calls:
