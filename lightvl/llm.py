@@ -5,6 +5,7 @@ import base64
 import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -149,7 +150,9 @@ class LLM:
         except msgspec.ValidationError as error:
             raise RequestError(f"messages: {error}", param="messages") from None
         prompt, sources = render_chat(self._engine.tokenizer, turns)
-        shown = tuple(image_source(source.data) for source in sources)
+        shown = tuple(
+            replace(image_source(source.data), max_tiles=source.max_tiles) for source in sources
+        )
         return self._run(self._generate([self._request(prompt, shown, sampling, n, stop)]))[0]
 
     def close(self) -> None:

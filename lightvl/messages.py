@@ -7,6 +7,7 @@ A request's life on the wire: `AddRequest` -> (`NeedPixels` -> `Pixels` -> `Pixe
 `Started` -> `StepOutputs`* with a `finish_reason` in the last one. `Abort` may come at any time,
 also for a request that has ended; it is never answered. When the front can't supply pixels it
 aborts that request, and the engine asks the next request that waits for the same picture.
+`Rejected` ends a request whose constraint can't be used, before or after its first token.
 """
 
 import msgspec
@@ -138,6 +139,15 @@ class Encoded(msgspec.Struct, frozen=True, tag=True):
     ago_s: float
 
 
+class Rejected(msgspec.Struct, frozen=True, tag=True):
+    """A request ends because of what it asked for; `param` is the field at fault."""
+
+    request_id: int
+    message: str
+    param: str | None = None
+    status: int = 400
+
+
 class TokenOutput(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One new token of one sequence; `token_id` is -1 when it ended without one (an abort)."""
 
@@ -162,5 +172,14 @@ class Stats(msgspec.Struct, frozen=True, tag=True):
 
 ToEngine = Init | AddRequest | Pixels | Abort | FlushCaches | GetStats
 ToFront = (
-    Loading | Ready | Failed | NeedPixels | PixelsDone | Started | Encoded | StepOutputs | Stats
+    Loading
+    | Ready
+    | Failed
+    | NeedPixels
+    | PixelsDone
+    | Started
+    | Encoded
+    | Rejected
+    | StepOutputs
+    | Stats
 )

@@ -10,6 +10,25 @@ GREEDY_BELOW = 1e-5
 """A temperature below this means greedy decoding."""
 
 
+JSON_OPTIONS = {"whitespace_flexible": True, "whitespace_pattern": r"[ ]?|\n[ ]{0,24}"}
+"""Of constrained JSON, in llguidance's words: the space between tokens is bounded, so that what a
+schema bounds is bounded."""
+
+
+class Constraint(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sequence's text must be, from its first character to its end.
+
+    Attributes:
+        kind: `json` is a JSON schema, `regex` a regular expression for the whole text, `grammar`
+            a context-free grammar in GBNF or Lark notation, `lark` one in Lark notation.
+        field: What the client calls it, for errors.
+    """
+
+    kind: Literal["json", "regex", "grammar", "lark"]
+    text: str
+    field: str = "constraint"
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How one sequence is sampled and when the engine ends it.
 
@@ -31,6 +50,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         stop_token_ids: Further single ids that end the sequence.
         logit_bias: Added to the logits of these ids.
         allowed_token_ids: When given, only these ids can be drawn.
+        constraint: When given, the text matches it if the sequence ends by `stop`, and is the
+            beginning of one that does if it ends by `length`. End tokens can be drawn exactly
+            where it accepts; `min_new_tokens` and `ignore_eos` hold them back while the text can
+            go on.
         num_logprobs: How many of the likeliest ids to report per token; -1 reports no logprobs,
             0 the drawn id's alone.
     """
@@ -50,6 +73,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     stop_token_ids: tuple[int, ...] = ()
     logit_bias: dict[int, float] = {}
     allowed_token_ids: tuple[int, ...] | None = None
+    constraint: Constraint | None = None
     num_logprobs: int = -1
 
     @property

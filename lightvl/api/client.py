@@ -34,6 +34,7 @@ from lightvl.messages import (
     GetStats,
     NeedPixels,
     PixelsDone,
+    Rejected,
     Started,
     Stats,
     StepOutputs,
@@ -81,6 +82,7 @@ class EngineClient:
         self._handlers: dict[type, Callable[[Any], None]] = {
             StepOutputs: self._on_outputs,
             Started: self._on_started,
+            Rejected: self._on_rejected,
             NeedPixels: self._on_need_pixels,
             Encoded: self._on_encoded,
             PixelsDone: lambda message: self._supply.done(message.offset),
@@ -242,6 +244,11 @@ class EngineClient:
         generation.started(message)
         self.metrics.queue_time.observe(time.monotonic() - generation.arrived_s)
         self.metrics.request_prompt_tokens.observe(generation.num_prompt_tokens)
+
+    def _on_rejected(self, message: Rejected) -> None:
+        live = self._live.get(message.request_id)
+        if live is not None:
+            live[0].fail(RequestError(message.message, message.status, param=message.param))
 
     def _on_need_pixels(self, message: NeedPixels) -> None:
         live = self._live.get(message.request_id)

@@ -17,6 +17,7 @@ from lightvl.api.generation import (
     ChatPrompt,
     Generation,
     GenerationRequest,
+    Sequence,
     TokenEvent,
 )
 from lightvl.api.native import image_sources, shortest
@@ -28,6 +29,7 @@ from lightvl.api.openai_schema import (
 )
 from lightvl.api.sampling import openai_sampling, openai_text_options
 from lightvl.api.timings import usage_details
+from lightvl.api.tools import ToolCall, ToolParser, template_tools
 from lightvl.errors import RequestError
 from lightvl.multimodal.pool import ImageSource
 
@@ -39,10 +41,11 @@ async def chat_completions(exchange: Exchange) -> None:
     body = await exchange.read(ChatBody)
     _check_model(exchange.front, body.model)
     check_supported(body)
-    prompt, images = render_chat(exchange.front.tokenizer, body.messages)
+    tools = template_tools(body)
+    prompt, images = render_chat(exchange.front.tokenizer, body.messages, tools)
     request = _request(exchange, body, prompt, images)
     if body.stream:
-        await _stream(exchange, body, request, _ChatChunks)
+        await _stream(exchange, body, request, _ToolChunks if tools else _ChatChunks)
         return
     generation = await exchange.generate(request)
     await generation.finished()
@@ -50,9 +53,8 @@ async def chat_completions(exchange: Exchange) -> None:
     choices = [
         {
             "index": s.index,
-            "message": {"role": "assistant", "content": s.text},
+            **_said(s, tools is not None),
             "logprobs": {"content": _chat_logprobs(front, s.events)} if body.logprobs else None,
-            "finish_reason": s.finish_reason,
         }
         for s in generation.sequences
     ]
@@ -163,6 +165,27 @@ class _ChatChunks(_Chunks):
         }
 
 
+class _ToolChunks(_ChatChunks):
+    def __init__(self, front: Front, generation: Generation, body: ChatBody) -> None:
+        super().__init__(front, generation, body)
+        self._parsers = [ToolParser() for _ in generation.sequences]
+
+    def encode(self, event: TokenEvent) -> bytes:
+        parser = self._parsers[event.index]
+        first = parser.num_calls
+        ended = event.finish_reason is not None
+        text, calls = parser.push(event.text, last=ended)
+        if not (text or calls or ended or self._wants_logprobs):
+            return b""
+        choice = self.choice(event)
+        delta: dict[str, object] = {"content": text} if text else {}
+        if calls:
+            delta["tool_calls"] = [call.body(first + i) for i, call in enumerate(calls)]
+        if parser.num_calls and event.finish_reason == "stop":
+            choice["finish_reason"] = "tool_calls"
+        return self.chunk({**choice, "delta": delta})
+
+
 class _TextChunks(_Chunks):
     kind = "text_completion"
 
@@ -183,6 +206,20 @@ class _TextChunks(_Chunks):
             "logprobs": logprobs,
             "finish_reason": event.finish_reason,
         }
+
+
+def _said(sequence: Sequence, may_call: bool) -> dict[str, object]:
+    """Returns the message and the finish reason of a whole answer."""
+    text, reason = sequence.text, sequence.finish_reason
+    calls: list[ToolCall] = []
+    if may_call:
+        text, calls = ToolParser().push(text, last=True)
+    message: dict[str, object] = {"role": "assistant", "content": text}
+    if calls:
+        message["content"] = text or None
+        message["tool_calls"] = [call.body() for call in calls]
+    finish = "tool_calls" if calls and reason == "stop" else reason
+    return {"message": message, "finish_reason": finish}
 
 
 async def _stream(

@@ -18,10 +18,20 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     include_usage: bool | None = None
 
 
+class JsonSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """`json_schema` of a response format; `strict` makes no difference, it is always kept."""
+
+    name: str
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
 class ResponseFormat(msgspec.Struct, frozen=True, kw_only=True):
-    """`response_format`; only plain text is built."""
+    """`response_format`: text, json_object or json_schema."""
 
     type: str
+    json_schema: JsonSchema | None = None
 
 
 class CommonBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,12 +81,58 @@ class ImagePart(msgspec.Struct, frozen=True, kw_only=True, tag="image_url"):
     image_url: ImageUrl
 
 
+class Function(msgspec.Struct, frozen=True, kw_only=True):
+    """`function` of a tool; `strict` makes no difference."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """One of `tools`."""
+
+    function: Function
+    type: Literal["function"] = "function"
+
+
+class FunctionName(msgspec.Struct, frozen=True, kw_only=True):
+    """`function` of a tool choice."""
+
+    name: str
+
+
+class NamedTool(msgspec.Struct, frozen=True, kw_only=True):
+    """A `tool_choice` that names a tool."""
+
+    function: FunctionName
+    type: Literal["function"] = "function"
+
+
+class CalledFunction(msgspec.Struct, frozen=True, kw_only=True):
+    """`function` of an earlier call; `arguments` is JSON text."""
+
+    name: str
+    arguments: str
+
+
+class EarlierCall(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the `tool_calls` of an earlier answer."""
+
+    function: CalledFunction
+    id: str | None = None
+    type: Literal["function"] = "function"
+
+
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One turn of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart | ImagePart]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart | ImagePart] | None = None
     name: str | None = None
+    tool_calls: list[EarlierCall] | None = None
+    tool_call_id: str | None = None
 
 
 class ChatBody(CommonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,6 +142,9 @@ class ChatBody(CommonBody, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_completion_tokens: PositiveInt | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: Annotated[list[Tool], Meta(min_length=1, max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class CompletionBody(CommonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,8 +164,6 @@ def check_supported(body: ChatBody | CompletionBody) -> None:
     Raises:
         RequestError: 400 naming the field.
     """
-    if body.response_format is not None and body.response_format.type != "text":
-        raise _not_yet("response_format", body.response_format.type)
     if body.stream_options is not None and not body.stream:
         raise RequestError("stream_options: only with stream true", param="stream_options")
     if isinstance(body, ChatBody):

@@ -18,10 +18,12 @@ from lightvl.multimodal.identity import picture_key
 from lightvl.multimodal.pool import LoadedImage, MediaPool, RequestMedia
 from lightvl.multimodal.prompt import Picture, expand_chat, expand_prompt
 from lightvl.tokenizer.tokenizer import Tokenizer
-from lightvl.types import ImageSlot, SamplingParams
+from lightvl.types import Constraint, ImageSlot, SamplingParams
 
 _LONG_TEXT = 4096
 """Characters above which encoding leaves the event loop for a thread."""
+
+_TRIED_CONSTRAINTS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class Preparer:
     def __init__(self, media: MediaPool, tokenizer: Tokenizer, rules: PromptRules) -> None:
         self._media = media
         self._tokenizer = tokenizer
+        self._tried: dict[Constraint, None] = {}
         self.rules = rules
 
     async def prepare(
@@ -63,10 +66,12 @@ class Preparer:
             held: What the request holds in the arena already; the result owns it.
 
         Raises:
-            RequestError: A picture is bad, or the prompt doesn't fit; nothing is held then.
+            RequestError: A picture or a constraint is bad, or the prompt doesn't fit; nothing is
+                held then.
         """
         try:
             self.check_num_images(len(request.images))
+            await self._check_constraint(request.sampling)
             images: list[LoadedImage] = []
             if request.images:
                 held = held or self._media.open()
@@ -74,7 +79,8 @@ class Preparer:
             loaded_s = time.monotonic()
             sizes = [(image.width, image.height) for image in images]
             keys = [image.sha256 for image in images]
-            pictures = self.pictures(sizes, request.max_tiles, keys, request.salt)
+            bounds = [source.max_tiles for source in request.images]
+            pictures = self.pictures(sizes, request.max_tiles, keys, request.salt, bounds)
             self._check_tiles(pictures)
             token_ids, slots = await self.expand(request, pictures)
             sampling = self._fitted(request, len(token_ids))
@@ -98,12 +104,22 @@ class Preparer:
                 param="images",
             )
 
+    async def _check_constraint(self, sampling: SamplingParams) -> None:
+        """Has a media worker try a constraint that was not tried lately."""
+        if sampling.constraint is None or sampling.constraint in self._tried:
+            return
+        await self._media.check_constraint(sampling.constraint)
+        self._tried[sampling.constraint] = None
+        if len(self._tried) > _TRIED_CONSTRAINTS:
+            del self._tried[next(iter(self._tried))]
+
     def pictures(
         self,
         sizes: Sequence[tuple[int, int]],
         max_tiles: int | None,
         sha256s: Sequence[bytes] | None = None,
         namespace: bytes = b"",
+        own_bounds: Sequence[int | None] = (),
     ) -> list[Picture]:
         """Returns how pictures of these (width, height) are cut and what they cost.
 
@@ -112,13 +128,16 @@ class Preparer:
             max_tiles: The request's bound of tiles, or None.
             sha256s: Of the bytes; without them the keys are empty, enough to count tokens.
             namespace: Pictures are shared only within it.
+            own_bounds: Of each picture's tiles, or none at all.
         """
         rules = self.rules
         if rules.tiling is None:
             return []
-        bounds = [bound for bound in (max_tiles, rules.max_tiles) if bound is not None]
+        common = [bound for bound in (max_tiles, rules.max_tiles) if bound is not None]
         pictures = []
         for i, (width, height) in enumerate(sizes):
+            own = own_bounds[i] if own_bounds else None
+            bounds = common if own is None else [*common, own]
             grid = tile_grid(
                 width, height, rules.tiling, rules.tile_policy,
                 max_tiles=min(bounds, default=None), num_images=len(sizes),

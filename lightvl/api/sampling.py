@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from lightvl.api.constraint import native_constraint, openai_constraint
 from lightvl.api.generation import TextOptions
 from lightvl.api.openai_schema import ChatBody, CompletionBody
 from lightvl.api.prepare import random_seed
 from lightvl.api.schema import NativeParameters
+from lightvl.api.tools import tool_constraint
 from lightvl.errors import RequestError
 from lightvl.grid import MAX_TILES
 from lightvl.tokenizer.tokenizer import Tokenizer
@@ -19,7 +21,6 @@ Defaults = Mapping[str, Number]
 UNLIMITED = 1 << 30
 """Tokens asked for when the client names no limit: what fits."""
 
-_NOT_BUILT = ("regular_constraint", "guided_grammar", "guided_json")
 _MOST_TEMPERATURE = 1e4
 _PENALTY_RANGE = (1e-4, 1e4)
 
@@ -57,9 +58,6 @@ def native_sampling(
     Raises:
         RequestError: A combination that no single field's range excludes; names the field.
     """
-    for name in _NOT_BUILT:
-        if getattr(p, name) is not None:
-            raise RequestError(f"{name}: not in this build yet", param=name)
     n = p.n or p.best_of or 1
     if p.best_of is not None and p.best_of != n:
         raise RequestError(f"best_of: {p.best_of}, expected n = {n}", param="best_of")
@@ -80,6 +78,7 @@ def native_sampling(
         max_new_tokens=int(min(max_new, UNLIMITED)),
         min_new_tokens=int(min(min_new, UNLIMITED)),
         allowed_token_ids=_allowed(p.allowed_token_ids, vocab_size),
+        constraint=native_constraint(p),
         num_logprobs=0 if wants_logprobs else -1,
     )
 
@@ -92,20 +91,23 @@ def openai_sampling(
     A checkpoint whose defaults say `do_sample: false` is greedy unless a temperature is given.
 
     Raises:
-        RequestError: A token id of `logit_bias` is out of range.
+        RequestError: A token id of `logit_bias` is out of range, or `response_format` is bad.
     """
     if isinstance(body, ChatBody):
         max_new = body.max_completion_tokens or body.max_tokens or UNLIMITED
         num_logprobs = (body.top_logprobs or 0) if body.logprobs else -1
+        constraint = tool_constraint(body) or openai_constraint(body.response_format)
     else:
         max_new = body.max_tokens or 16
         num_logprobs = body.logprobs if body.logprobs is not None else -1
+        constraint = openai_constraint(body.response_format)
     return _sampling(
         body,
         defaults,
         vocab_size,
         greedy=body.temperature is None and defaults.get("do_sample") is False,
         max_new_tokens=min(max_new, UNLIMITED),
+        constraint=constraint,
         num_logprobs=num_logprobs,
     )
 

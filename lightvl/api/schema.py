@@ -45,9 +45,9 @@ class NativeParameters(msgspec.Struct, frozen=True, kw_only=True):
     return_details: bool | None = None
     logit_bias: dict[int, Bias] | None = None
     allowed_token_ids: Annotated[list[int], Meta(min_length=1)] | None = None
-    regular_constraint: Any = None
-    guided_grammar: Any = None
-    guided_json: Any = None
+    regular_constraint: str | None = None
+    guided_grammar: str | None = None
+    guided_json: str | dict[str, Any] | None = None
     timeout_s: Timeout | None = None
 
 

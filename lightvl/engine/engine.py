@@ -78,6 +78,15 @@ class Engine:
         self._flush()
         return True
 
+    @property
+    def awaits_grammar(self) -> bool:
+        """Whether a grammar's answer is to come."""
+        return self._scheduler.grammars.num_pending > 0
+
+    def sleep(self, fd: int) -> None:
+        """Sleeps until `fd` can be read or a grammar has answered, or should have."""
+        self._scheduler.grammars.sleep(fd)
+
     def stats(self) -> dict[str, float]:
         """Returns gauges, and counters since start (`_total`), by metric name."""
         scheduler = self._scheduler
@@ -112,7 +121,9 @@ def serve(engine: Engine, channel: Channel[ToEngine]) -> None:
     """
     busy = False
     while True:
-        if not busy:
+        if not busy and engine.awaits_grammar:
+            engine.sleep(channel.fileno())
+        elif not busy:
             engine.handle(channel.recv())
         for message in channel.recv_ready():
             engine.handle(message)

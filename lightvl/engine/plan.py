@@ -63,13 +63,15 @@ class StepPlan(msgspec.Struct, frozen=True):
 
     Rows may read what the same step makes: embeddings of its tiles, and KV pages that other rows
     fill. So all rows run in one forward pass, which in each layer writes before it reads. A
-    sequence's join comes with its first row.
+    sequence's join comes with its first row. `masks` has, by slot, what constrained sequences may
+    draw: a bit for each id, int32 [ceil(V/32)].
     """
 
     joins: list[Join]
     pictures: list[PictureWork]
     tiles: list[TileWork]
     rows: list[Row]
+    masks: dict[int, bytes] = {}
 
 
 class Drawn(msgspec.Struct, frozen=True, array_like=True):

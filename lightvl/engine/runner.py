@@ -82,10 +82,10 @@ class Runner:
         if self._vision is not None:
             self._vision.run(plan.pictures, plan.tiles)
         middle = perf_counter()
-        drawn = self._run_rows(plan.rows) if plan.rows else []
+        drawn = self._run_rows(plan.rows, plan.masks) if plan.rows else []
         return StepResult(drawn, middle - begin, perf_counter() - middle)
 
-    def _run_rows(self, rows: Sequence[Row]) -> list[Drawn]:
+    def _run_rows(self, rows: Sequence[Row], masks: dict[int, bytes]) -> list[Drawn]:
         batch = self._batches.build(rows)
         arena = self._vision.arena if self._vision is not None and batch.has_pictures else None
         hidden = self._model.embed(batch.ids, batch.image_rows, arena)
@@ -94,7 +94,7 @@ class Runner:
         if not slots:
             return []
         logits = self._model.logits(_last_tokens(hidden, rows, batch))
-        return self._sampler.draw(logits, slots, self._batches.last_ids)
+        return self._sampler.draw(logits, slots, self._batches.last_ids, masks)
 
     def _context(self, batch: StepBatch) -> ForwardContext:
         cos_sin, rope_rows = self._model.rotary.rows(batch.positions, batch.effective_lens)

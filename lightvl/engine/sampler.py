@@ -4,8 +4,8 @@ Parameters lie in arrays indexed by slot. While the same slots draw step after s
 decoding is, the gathered tensors are used again and only the draw counters move.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from lightvl.engine.plan import Drawn, Join
 from lightvl.types import SamplingParams
 
 NEVER = 1 << 62
+_NO_MASKS: dict[int, bytes] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +110,20 @@ class Sampler:
             self._count(slot, join.counted_ids)
         self._constrain(slot, sampling)
 
-    def draw(self, logits: Tensor, slots: list[int], last_ids: Tensor) -> list[Drawn]:
+    def draw(
+        self,
+        logits: Tensor,
+        slots: list[int],
+        last_ids: Tensor,
+        masks: Mapping[int, bytes] = _NO_MASKS,
+    ) -> list[Drawn]:
         """Draws one id per row.
 
         Args:
             logits: [S, V].
             slots: The S slots that the rows belong to.
             last_ids: int64, indexed by slot; takes the drawn ids.
+            masks: By slot, what may be drawn this time: a bit for each id, int32 [ceil(V/32)].
 
         Returns:
             One entry per row, in row order.
@@ -123,7 +131,8 @@ class Sampler:
         batch = self._batch
         if batch is None or batch.slots != slots or not batch.steps_left:
             batch = self._batch = self._gather(slots)
-        result = ops.sample(logits, batch.params)
+        params = self._masked(batch, masks) if masks else batch.params
+        result = ops.sample(logits, params)
         last_ids.index_copy_(0, batch.slot_ids, result.ids)
         batch.params.offsets.add_(1)
         batch.steps_left -= 1
@@ -132,6 +141,16 @@ class Sampler:
         if result.logprobs is None:
             return [Drawn(slot, token_id) for slot, token_id in zip(slots, ids, strict=True)]
         return self._with_logprobs(slots, ids, result)
+
+    def _masked(self, batch: _Batch, masks: Mapping[int, bytes]) -> ops.SampleParams:
+        """Returns a batch's parameters with the masks of this draw in them."""
+        lasting = batch.params.allowed_mask
+        shape = (len(batch.slots), -(-self._vocab_size // 32))
+        rows = np.full(shape, -1, dtype=np.int32) if lasting is None else lasting.numpy().copy()
+        for row, slot in enumerate(batch.slots):
+            if slot in masks:
+                rows[row] &= np.frombuffer(masks[slot], dtype=np.int32)
+        return replace(batch.params, allowed_mask=torch.from_numpy(rows))
 
     def _count(self, slot: int, ids: list[int]) -> None:
         if self._counts is None:
@@ -144,7 +163,9 @@ class Sampler:
         end_ids = frozenset(i for i in sampling.stop_token_ids if 0 <= i < self._vocab_size)
         if not sampling.ignore_eos:
             end_ids |= self._eos_ids
-        maskable = end_ids and (allowed is None or not end_ids.issuperset(allowed))
+        maskable = bool(end_ids) and (allowed is None or not end_ids.issuperset(allowed))
+        if sampling.constraint is not None:  # the masks of its draws see to it
+            maskable = False
         masked_until = sampling.min_new_tokens - 1 if maskable else 0
         self._constraints.pop(slot, None)
         if sampling.penalized or sampling.logit_bias or allowed is not None or masked_until > 0:

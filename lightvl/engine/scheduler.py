@@ -20,6 +20,8 @@ from operator import attrgetter
 from lightvl.config import EngineConfig
 from lightvl.engine.budget import StepBudget
 from lightvl.engine.fair_share import FairShare
+from lightvl.engine.grammar import Grammars
+from lightvl.engine.grammar_messages import Mask
 from lightvl.engine.holdings import Holdings
 from lightvl.engine.kv_blocks import PagePool
 from lightvl.engine.memory import MemoryPlan
@@ -31,6 +33,7 @@ from lightvl.messages import (
     NeedPixels,
     Pixels,
     PixelsDone,
+    Rejected,
     Started,
     StepOutputs,
     ToFront,
@@ -65,13 +68,14 @@ class Step:
     rows: list[Row] = field(default_factory=list)
     drawing: list[Sequence] = field(default_factory=list)
     encoded: list[bytes] = field(default_factory=list)
+    masks: dict[int, bytes] = field(default_factory=dict)
     num_prefill: int = 0
     room: int = 0
 
     @property
     def plan(self) -> StepPlan:
         """What the runner executes."""
-        return StepPlan(self.joins, self.pictures, self.tiles, self.rows)
+        return StepPlan(self.joins, self.pictures, self.tiles, self.rows, self.masks)
 
 
 @dataclass(slots=True)
@@ -112,6 +116,7 @@ class Scheduler:
         self._budget = StepBudget(config)
         self._num_arrived = 0
         self._share = FairShare()
+        self.grammars = Grammars(config)
         self._holdings = Holdings(config, self.pool, self.pictures, self.outbox)
 
     # --- requests ----------------------------------------------------------------------------
@@ -124,6 +129,9 @@ class Scheduler:
             self.outbox.append(StepOutputs([TokenOutput(request.request_id, -1, "abort")]))
             return
         self._live[seq.request_id] = seq
+        if seq.sampling.constraint is not None:  # it waits once its grammar is known to be good
+            self.grammars.open(seq.request_id, seq.sampling)
+            return
         insort(self.waiting, seq, key=_ORDER)
 
     def abort(self, request_id: int) -> None:
@@ -146,7 +154,8 @@ class Scheduler:
     def _sequence(self, request: AddRequest) -> Sequence:
         self._num_arrived += 1
         sampling = request.sampling
-        eos_ids = () if sampling.ignore_eos else self.config.model.eos_ids
+        endless = sampling.ignore_eos and sampling.constraint is None
+        eos_ids = () if endless else self.config.model.eos_ids
         end_ids = frozenset(eos_ids) | frozenset(sampling.stop_token_ids)
         rope = self.config.model.text.rope
         prompt_len = len(request.token_ids)
@@ -163,6 +172,8 @@ class Scheduler:
 
     def plan(self) -> Step | None:
         """Plans the next step; None if nothing can be computed until a message comes."""
+        if self.grammars.num_pending:
+            self._take_masks()
         step = Step()
         num_decoding = sum(seq.is_decoding for seq in self.running)
         self._plan_tiles(step, streaming=num_decoding > 0)
@@ -175,6 +186,25 @@ class Scheduler:
             pass
         return step if step.rows or step.tiles else None
 
+    def _take_masks(self) -> None:
+        """Takes what the grammars have answered; a moment is worth a row in this step."""
+        wait = any(seq.lacks_mask for seq in self.running)
+        for answer in self.grammars.receive(wait=wait):
+            seq = self._live.get(answer.request_id)
+            if seq is None:
+                continue
+            if isinstance(answer, Mask):
+                if not seq.known_good:
+                    seq.known_good = True
+                    insort(self.waiting, seq, key=_ORDER)
+                seq.mask = answer.bits
+                continue
+            constraint = seq.sampling.constraint
+            field = constraint.field if constraint is not None else None
+            message = f"{field}: {answer.message}"
+            self.outbox.append(Rejected(seq.request_id, message, field, answer.status))
+            self._end(seq)
+
     def _plan_tiles(self, step: Step, streaming: bool) -> None:
         if self.pictures.encodable:
             max_tiles = self._budget.tiles(streaming)
@@ -186,7 +216,7 @@ class Scheduler:
     def _plan_row(self, step: Step, seq: Sequence) -> None:
         if not seq.is_decoding:
             self._plan_chunk(step, seq)
-        elif seq.num_tokens < seq.max_len:
+        elif seq.num_tokens < seq.max_len and not seq.lacks_mask:
             self._plan_decode(step, seq)
 
     def _plan_decode(self, step: Step, seq: Sequence) -> None:
@@ -198,9 +228,8 @@ class Scheduler:
             pages = seq.pages[-1:]
             seq.num_sent_pages += 1
         step.rows.append(Row(seq.slot, start, 1, _NOTHING, pages, _NO_PICTURES, True))
-        step.drawing.append(seq)
+        self._draw(step, seq)
         seq.num_computed = start + 1
-        seq.num_tokens += 1
         self._holdings.publish(seq)
 
     def _plan_chunk(self, step: Step, seq: Sequence) -> None:
@@ -221,10 +250,16 @@ class Scheduler:
         seq.num_sent_pages = len(seq.pages)
         seq.num_computed = end
         if draws:
-            step.drawing.append(seq)
-            seq.num_tokens += 1
+            self._draw(step, seq)
         self._holdings.let_go(seq, end)
         self._holdings.publish(seq)
+
+    def _draw(self, step: Step, seq: Sequence) -> None:
+        step.drawing.append(seq)
+        seq.num_tokens += 1
+        if seq.mask is not None:
+            step.masks[seq.slot] = seq.mask
+            seq.mask = None
 
     def _chunk_len(self, step: Step, seq: Sequence) -> int:
         """Returns how many of its tokens this step computes: those with embeddings and room."""
@@ -257,6 +292,8 @@ class Scheduler:
     def _admit(self, step: Step, seq: Sequence) -> bool:
         """Gives the first waiting sequence a slot, prefix pages and pictures, or nothing."""
         if len(seq.token_ids) < seq.num_tokens:  # an id drawn before its preemption is to come
+            return False
+        if seq.lacks_mask:  # that of the token which it had drawn then
             return False
         seq.num_joined = seq.num_tokens
         self._holdings.match(seq)
@@ -313,7 +350,10 @@ class Scheduler:
         seq.ended = True
         self._share.charge(seq.client, seq.num_generated)
         del self._live[seq.request_id]
-        (self.running if seq.slot >= 0 else self.waiting).remove(seq)
+        if seq.sampling.constraint is not None:
+            self.grammars.close(seq.request_id)
+        if seq.known_good:
+            (self.running if seq.slot >= 0 else self.waiting).remove(seq)
         self._vacate(seq)
         for image in seq.images:
             other = self.pictures.next_asked(seq.request_id, image.key)
@@ -343,6 +383,8 @@ class Scheduler:
             )
             if reason is not None:
                 self._end(seq)
+            elif seq.sampling.constraint is not None:
+                self.grammars.advance(seq.request_id, drawn.token_id)
         if outputs:
             self.counters.generation_tokens += len(outputs)
             self.outbox.append(StepOutputs(outputs))

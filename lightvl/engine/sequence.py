@@ -33,6 +33,8 @@ class Sequence:
         held: Pictures held in the embedding cache, and the position behind their last token.
         announced: Whether the front knows that it was admitted.
         ended: Whether it has ended; results still to come are dropped.
+        known_good: Whether it has no constraint or one whose grammar is ready.
+        mask: What its next token may be, if it is constrained and that is known.
     """
 
     __slots__ = (
@@ -44,6 +46,8 @@ class Sequence:
         "ended",
         "held",
         "images",
+        "known_good",
+        "mask",
         "max_len",
         "namespace",
         "num_chained",
@@ -81,6 +85,8 @@ class Sequence:
         self.namespace = namespace
         self.announced = False
         self.ended = False
+        self.known_good = request.sampling.constraint is None
+        self.mask: bytes | None = None
         self._image_ends = [image.start + image.num_tokens for image in request.images]
         self.leave()
 
@@ -96,6 +102,11 @@ class Sequence:
     def num_generated(self) -> int:
         """Known tokens that were drawn."""
         return len(self.token_ids) - self.prompt_len
+
+    @property
+    def lacks_mask(self) -> bool:
+        """Whether it is constrained and what its next token may be is still to come."""
+        return self.mask is None and self.sampling.constraint is not None
 
     @property
     def is_decoding(self) -> bool:

@@ -6,6 +6,8 @@ The front sends `Start` once, then one job at a time; each is answered by its ow
 
 import msgspec
 
+from lightvl.types import Constraint
+
 
 class Start(msgspec.Struct, frozen=True, tag=True):
     """The first message: the arena's size and the limits.
@@ -51,6 +53,16 @@ class ParseBody(msgspec.Struct, frozen=True, tag=True):
 
     offset: int
     num_bytes: int
+
+
+class CheckConstraint(msgspec.Struct, frozen=True, tag=True):
+    """Try a constraint, which may end the worker; answered by `Checked`."""
+
+    constraint: Constraint
+
+
+class Checked(msgspec.Struct, frozen=True, tag=True):
+    """The constraint can be used, as far as that shows without the vocabulary."""
 
 
 class Inspected(msgspec.Struct, frozen=True, tag=True):
@@ -104,6 +116,6 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     index: int | None = None
 
 
-Job = Inspect | Decode | ParseBody
-ToWorker = Start | Inspect | Decode | ParseBody
-Reply = Inspected | Decoded | Parsed | Refused
+Job = Inspect | Decode | ParseBody | CheckConstraint
+ToWorker = Start | Inspect | Decode | ParseBody | CheckConstraint
+Reply = Inspected | Decoded | Parsed | Checked | Refused

@@ -35,10 +35,15 @@ class MediaConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """A picture as a request names it: an address, base64 text, or what `parse_body` put there."""
+    """A picture as a request names it: an address, base64 text, or what `parse_body` put there.
+
+    Attributes:
+        max_tiles: Bound of its tiles, beside the request's; None for no other.
+    """
 
     type: Literal["url", "base64"]
     data: str
+    max_tiles: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from lightvl.errors import RequestError
 from lightvl.multimodal.base64 import is_data_url
 from lightvl.multimodal.fetch import Fetcher, FetchRules
 from lightvl.multimodal.identity import ConflictCounter
-from lightvl.multimodal.jobs import Decode, Job, Reply, Start
+from lightvl.multimodal.jobs import CheckConstraint, Decode, Job, Refused, Reply, Start
 from lightvl.multimodal.media import (
     ImageSource,
     LoadedImage,
@@ -25,6 +25,7 @@ from lightvl.multimodal.request import RequestMedia
 from lightvl.multimodal.sources import Base64Source, FileSource, Source, SourceError
 from lightvl.multimodal.url import parse_file_address
 from lightvl.multimodal.workers import WorkerPool
+from lightvl.types import Constraint
 from lightvl.utils.shm import Arena, ArenaAllocator, Region
 
 __all__ = ["ImageSource", "LoadedImage", "MediaConfig", "MediaPool", "PixelRegion", "RequestMedia"]
@@ -128,6 +129,17 @@ class MediaPool:
                 self.allocator.free(region)
 
         return await self.workers.run(job, done)
+
+    async def check_constraint(self, constraint: Constraint) -> None:
+        """Tries a constraint where it can do no harm.
+
+        Raises:
+            RequestError: It can't be used; names its field.
+        """
+        reply = await self.run(CheckConstraint(constraint))
+        if isinstance(reply, Refused):
+            field = constraint.field
+            raise RequestError(f"{field}: {reply.message}", param=field)
 
     async def open_source(self, source: ImageSource) -> Source:
         """Opens a picture for reading.

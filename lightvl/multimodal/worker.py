@@ -20,10 +20,13 @@ from typing import Any
 
 import msgspec
 
+from lightvl.grammar import BadConstraint, check
 from lightvl.multimodal.base64 import BadBase64, data_url_payload, decode_base64, is_data_url
 from lightvl.multimodal.decode import BadPicture, decode_picture, picture_size
 from lightvl.multimodal.jobs import (
     BodyPicture,
+    CheckConstraint,
+    Checked,
     Decode,
     Decoded,
     Inspect,
@@ -43,6 +46,9 @@ from lightvl.utils.shm import Arena
 
 MAX_TEXT_BYTES = 4 << 20
 """Most bytes of a body without its pictures; the front parses that much on its event loop."""
+
+CHECK_CPU_S = 1
+"""Processor time, one second more at most, in which a constraint must be tried."""
 
 _BYTES_PER_PIXEL = 32
 """Bound of what decoding holds at once: Pillow's four bytes a pixel, in several copies."""
@@ -74,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         while True:
             job = channel.recv()
             assert not isinstance(job, Start)
-            _limit_cpu(start.job_cpu_s)
+            is_check = isinstance(job, CheckConstraint)
+            _limit_cpu(CHECK_CPU_S if is_check else start.job_cpu_s)
             channel.send(worker.answer(job))
     except ChannelClosed:
         return 0
@@ -99,8 +106,11 @@ class Worker:
                 return self._inspect(self._arena[job.offset : job.offset + job.num_bytes])
             if isinstance(job, Decode):
                 return self._decode(job)
+            if isinstance(job, CheckConstraint):
+                check(job.constraint)
+                return Checked()
             return self._parse(job)
-        except BadPicture as error:
+        except (BadPicture, BadConstraint) as error:
             return Refused(str(error))
         except MemoryError:
             return Refused("needs too much memory")

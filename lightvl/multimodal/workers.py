@@ -6,11 +6,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from lightvl.multimodal.jobs import Job, Refused, Reply, Start
+from lightvl.multimodal.jobs import CheckConstraint, Job, Refused, Reply, Start
 from lightvl.utils.channel import AsyncChannel, ChannelClosed, channel_pair
 from lightvl.utils.shm import Arena
 
 log = logging.getLogger(__name__)
+
+
+CHECK_S = 3.0
+"""Wall time in which a constraint must be tried."""
+
+TOO_COMPLEX = "too large or too complex"
 
 
 class WorkerPool:
@@ -78,8 +84,12 @@ class WorkerPool:
             worker = await self._worker()
             reply = await self._ask(worker, job)
         except TimeoutError:  # is an OSError too
+            if isinstance(job, CheckConstraint):
+                return Refused(TOO_COMPLEX)
             return Refused(f"takes longer than {self.job_timeout_s:g} s to decode")
         except OSError:
+            if isinstance(job, CheckConstraint):
+                return Refused(TOO_COMPLEX)
             return Refused("can't be decoded: its decoder ended unexpectedly")
         self._idle.append(worker)
         return reply
@@ -99,7 +109,9 @@ class WorkerPool:
 
     async def _ask(self, worker: "_Worker", job: Job) -> Reply:
         try:
-            async with asyncio.timeout(self.job_timeout_s):
+            is_check = isinstance(job, CheckConstraint)
+            limit_s = min(self.job_timeout_s, CHECK_S) if is_check else self.job_timeout_s
+            async with asyncio.timeout(limit_s):
                 worker.channel.send(job)
                 return await worker.channel.recv()
         except BaseException:

@@ -1,5 +1,6 @@
 """Chat templates: the checkpoint's own, or InternVL's conversation formats by name."""
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NoReturn
@@ -52,6 +53,9 @@ class ChatTemplate:
         source: Jinja source; the dialect is the one of Hugging Face's chat templates.
         special_tokens: Names such as `bos_token` that the template may use.
 
+    Attributes:
+        takes_tools: Whether it describes tools and has calls in `<tool_call>`.
+
     Raises:
         StartupError: The source isn't valid Jinja.
     """
@@ -63,6 +67,7 @@ class ChatTemplate:
             extensions=[loopcontrols],
             keep_trailing_newline=True,
         )
+        environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
@@ -70,6 +75,7 @@ class ChatTemplate:
         except TemplateError as error:
             raise StartupError(f"the chat template can't be read: {error}") from None
         self._special_tokens = special_tokens
+        self.takes_tools = "tools" in source and "<tool_call>" in source
 
     def render(
         self,
@@ -119,6 +125,11 @@ def choose_template(tokenizer_config: dict[str, Any], conversation: str | None) 
     if isinstance(template, str):
         return template
     return CONVERSATIONS.get(conversation or "")
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    """Jinja's own filter would escape for HTML, which no model was trained on."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _refuse(message: str) -> NoReturn:

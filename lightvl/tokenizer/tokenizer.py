@@ -135,6 +135,8 @@ class Tokenizer:
             raise RequestError(
                 "this model has no chat template; use the completion routes", param="messages"
             )
+        if tools and not self._chat_template.takes_tools:
+            raise RequestError("tools: this model's chat template takes none", param="tools")
         return self._chat_template.render(
             messages, add_generation_prompt=add_generation_prompt, tools=tools, **variables
         )

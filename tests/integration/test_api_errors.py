@@ -70,9 +70,9 @@ PARAMETERS: list[tuple[str, list[Any]]] = [
     ("return_details", [1]),
     ("logit_bias", [{"1": 101}, {"1": -101}, {"-1": 0}, {str(10**9): 0}, {"a": 1}, [1]]),
     ("allowed_token_ids", [[], [-1], [10**9], ["a"], 5]),
-    ("regular_constraint", ["a+"]),
-    ("guided_grammar", ["root ::= x"]),
-    ("guided_json", ["{}", {}]),
+    ("regular_constraint", ["", "(a", r"(a)\1", "(?=a)b", "a" * 65537, ["a"]]),
+    ("guided_grammar", ["", "root ::= x", "start: x", "((", 5]),
+    ("guided_json", ["", "{", [], 5, {"type": "array", "uniqueItems": True}, {"type": "x"}]),
     ("timeout_s", [0, -1, "1", 1e300]),
 ]
 
@@ -235,18 +235,18 @@ OPENAI: Cases = [
     ("presence_penalty", [3], 400),
     ("frequency_penalty", [-3], 400),
     ("logit_bias", [{"1": 200}, {"a": 1}, {str(10**9): 1}], 400),
-    ("response_format", [{"type": "json_object"}, {"type": "json_schema"}, 5], 400),
+    ("response_format", [{"type": "xml"}, {"type": "json_schema"}, 5], 400),
     ("priority", ["a"], 400),
     ("timeout_s", [0], 400),
     ("glitter", [1], 400),
 ]
 CHAT: Cases = [
-    ("messages", [[], 5, "a"], 400),
+    ("messages", [[], 5, "a", [{"role": "user"}]], 400),
     ("max_completion_tokens", [0], 400),
     ("logprobs", [5], 400),
     ("top_logprobs", [21, -1, 2], 400),
     ("tools", [[]], 400),
-    ("tool_choice", ["auto"], 400),
+    ("tool_choice", ["required", {"function": {"name": "f"}}], 400),
     ("functions", [[]], 400),
     ("audio", [{}], 400),
 ]

@@ -279,6 +279,22 @@ def test_a_streamed_answer_about_a_picture(client: openai.OpenAI) -> None:
     assert text == whole.choices[0].message.content
 
 
+def test_a_picture_of_low_detail_is_one_tile(client: openai.OpenAI) -> None:
+    url = picture_url(5, (900, 300))
+    tokens = {}
+    for detail in ("low", "high", "auto"):
+        part = {"type": "image_url", "image_url": {"url": url, "detail": detail}}
+        tokens[detail] = image_tokens(client, [{"role": "user", "content": [part]}])
+    assert tokens["low"] < tokens["high"] == tokens["auto"]
+    assert tokens["high"] % tokens["low"] == 0
+    low, high = (
+        {"type": "image_url", "image_url": {"url": url, "detail": detail}}
+        for detail in ("low", "high")
+    )
+    both = image_tokens(client, [{"role": "user", "content": [low, high]}])
+    assert both == tokens["low"] + tokens["high"]
+
+
 def test_pictures_in_completions(client: openai.OpenAI) -> None:
     data = picture_url(6).partition(",")[2]
     images = [{"type": "base64", "data": data}]
@@ -295,7 +311,7 @@ def test_pictures_in_completions(client: openai.OpenAI) -> None:
 
 def test_refusals_reach_the_clients_exceptions(client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "a"}]
-    with pytest.raises(openai.BadRequestError, match="tools: unknown or unsupported") as refused:
+    with pytest.raises(openai.BadRequestError, match="tools: this model") as refused:
         client.chat.completions.create(
             model="echo",
             messages=messages,

@@ -62,9 +62,14 @@ def test_the_checkpoints_defaults_hold_where_nothing_is_said() -> None:
         ({"logit_bias": {100: 1.0}}, "logit_bias"),
         ({"logit_bias": {-1: 1.0}}, "logit_bias"),
         ({"allowed_token_ids": [3, 100]}, "allowed_token_ids"),
-        ({"regular_constraint": "a+"}, "regular_constraint"),
-        ({"guided_grammar": "x"}, "guided_grammar"),
-        ({"guided_json": {}}, "guided_json"),
+        ({"regular_constraint": "a+", "guided_json": {}}, "guided_json"),
+        ({"regular_constraint": "a+", "guided_grammar": "x"}, "guided_grammar"),
+        ({"regular_constraint": "a+", "allowed_token_ids": [1]}, "allowed_token_ids"),
+        ({"regular_constraint": ""}, "regular_constraint"),
+        ({"regular_constraint": "a" * 65537}, "regular_constraint"),
+        ({"guided_json": "{"}, "guided_json"),
+        ({"guided_json": "[" * 9999}, "guided_json"),
+        ({"guided_json": "3"}, "guided_json"),
     ],
 )
 def test_native_combinations_that_are_refused(fields: dict[str, Any], param: str) -> None:

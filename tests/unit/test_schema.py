@@ -60,7 +60,7 @@ def test_malformed_bodies(body: bytes, message: str, param: str) -> None:
 
 
 def test_deep_nesting_inside_a_known_field() -> None:
-    body = b'{"inputs": "a", "parameters": {"guided_json": ' + b"[" * 5000 + b"]" * 5000 + b"}}"
+    body = b'{"inputs": "a", "parameters": {"guided_json": ' + b'{"a":' * 5000 + b"1" + b"}" * 5002
     assert refusal(body).message == "body: nested too deeply"
 
 
@@ -84,12 +84,11 @@ def test_unknown_native_keys_are_found_at_every_level() -> None:
     [
         (b'{"messages": []}', "messages: expected array of length >= 1"),
         (b'{"messages": [{"role": "x", "content": "a"}]}', "messages[0].role: invalid enum value"),
-        (b'{"messages": [{"role": "user"}]}', "messages[0].content: required"),
         (
             b'{"messages": [{"role": "user", "content": [{"type": "video"}]}]}',
             "messages[0].content[0].type: invalid value",
         ),
-        (b'{"messages": [{"role": "user", "content": "a"}], "tools": []}', "tools: unknown or"),
+        (b'{"messages": [{"role": "user", "content": "a"}], "tools": []}', "tools: expected array"),
         (b'{"messages": [{"role": "user", "content": "a", "x": 1}]}', "messages[0].x: unknown or"),
     ],
 )
@@ -100,7 +99,6 @@ def test_chat_bodies(body: bytes, message: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        (b'"response_format": {"type": "json_object"}', "response_format"),
         (b'"stream_options": {"include_usage": true}', "stream_options"),
         (b'"top_logprobs": 2', "top_logprobs"),
     ],
