@@ -239,8 +239,9 @@ def _size(text: str) -> tuple[int, int]:
 
 def _show(rows: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False)
-    columns = ("load", "req/s", "tok/s", "TTFT p50", "p99", "TPOT p50", "p99", "ITL p99")
-    for column in (*columns, "e2e p50", "errors", "goodput"):
+    goodput = ["good/s"] if any("goodput" in row for row in rows) else []
+    columns = ["load", "req/s", "tok/s", "TTFT p50", "p99", "TPOT p50", "p99", "ITL p99"]
+    for column in [*columns, "e2e p50", "errors", *goodput]:
         table.add_column(column, justify="left" if column == "load" else "right")
     for row in rows:
         times = [
@@ -254,14 +255,13 @@ def _show(rows: list[dict[str, Any]]) -> None:
                 ("e2e_ms", "p50"),
             )
         ]
-        goodput = row.get("goodput")
         table.add_row(
             row["load"],
             f"{row['requests_per_s']:.2f}",
             f"{row['output_tokens_per_s']:.0f}",
             *(f"{value:.1f}" for value in times),
             str(row["errors"]),
-            f"{goodput['requests_per_s']:.2f}/s" if goodput else "",
+            *(f"{row['goodput']['requests_per_s']:.2f}" for _ in goodput),
         )
     console = Console(highlight=False)
     console.print(table)
