@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser(_subcommand(words))
+    parser = make_parser(_subcommand(words))
     argcomplete.autocomplete(parser, always_complete_options=False)
     if words[:1] == ["serve"]:  # its parser answers for itself: same flags, help and errors
         return _serve(words[1:])
@@ -73,7 +73,7 @@ def _subcommand(words: list[str]) -> str | None:
     return next((word for word in words if word in COMMANDS), None)
 
 
-def _parser(wanted: str | None) -> argparse.ArgumentParser:
+def make_parser(wanted: str | None) -> argparse.ArgumentParser:
     """Returns the parser; the arguments of the subcommand `wanted` alone are filled in."""
     parser = argparse.ArgumentParser(
         prog="lightvl",
