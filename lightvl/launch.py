@@ -112,12 +112,18 @@ async def start_engine(
     )
 
 
-def main(argv: list[str] | None = None, *, command: Sequence[str] = ENGINE_COMMAND) -> int:
+def main(
+    argv: list[str] | None = None,
+    *,
+    command: Sequence[str] = ENGINE_COMMAND,
+    prog: str = "python -m lightvl.api_server",
+) -> int:
     """Runs the server until a signal or a loss ends it.
 
     Args:
         argv: The command line without the program's name; None takes the process's.
         command: What the engine's process runs, behind the Python interpreter.
+        prog: The program's name, for its help.
 
     Returns:
         The exit code: 0 after a drain, 2 for what the user must change, 1 for anything else.
@@ -126,7 +132,7 @@ def main(argv: list[str] | None = None, *, command: Sequence[str] = ENGINE_COMMA
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # a line for each bad request would flood
     try:
         setup_logging("front", log_format())
-        config = parse_args(argv)
+        config = parse_args(argv, prog)
         keys = read_keys(config.api_key or read_environment().api_key, config.api_keys_file)
         with listen(config) as sock:
             return uvloop.run(_serve(config, keys, sock, command))
