@@ -1,6 +1,7 @@
 # The developer interface. `make serve` and `make test` set everything up by themselves:
 #   make serve [ARGS="--port 8080"]    the server, with the bundled demo model unless told otherwise
 #   make test  [ARGS="tests/unit"]     the Python tests
+#                                      (those of the page need Debian's chromium and chromium-driver)
 #   make soak                          what takes long: whole corpora of hostile pictures, fault loads
 #   make ctest                         the C++ tests (needs cmake)
 #   make check                         linters, types, import contracts, layout
@@ -32,13 +33,17 @@ test: $(VENV)/built $(VENV)/tools
 soak: $(VENV)/built $(VENV)/tools .cache/corpus/done
 	LIGHTVL_CORPUS=$(CURDIR)/.cache/corpus $(VENV)/bin/python -m pytest -m soak $(ARGS)
 
-# Pillow's own test pictures, from the sources of its release.
+# Pillow's own test pictures, and those of PngSuite, from the sources of releases.
 .cache/corpus/done: $(VENV)/built
-	mkdir -p .cache/corpus
+	mkdir -p .cache/corpus/pngsuite
 	$(PIP) download --quiet --no-deps --no-binary :all: \
-	    --dest .cache/corpus pillow==13.0.0
+	    --dest .cache/corpus pillow==13.0.0 pypng==0.20220715.0
 	tar xzf .cache/corpus/pillow-13.0.0.tar.gz -C .cache/corpus --wildcards '*/Tests/images'
-	rm .cache/corpus/*.tar.gz
+	tar xzf .cache/corpus/pypng-0.20220715.0.tar.gz -C .cache --wildcards '*/code/pngsuite.py'
+	cd .cache/pypng-*/code && $(abspath $(VENV))/bin/python -c 'import pathlib, pngsuite; \
+	    [(pathlib.Path("../../corpus/pngsuite") / f"{name}.png").write_bytes(data) \
+	    for name, data in pngsuite.png.items()]'
+	rm -r .cache/corpus/*.tar.gz .cache/pypng-*
 	touch $@
 
 ctest:
@@ -55,7 +60,8 @@ check: $(VENV)/built $(VENV)/tools
 	$(VENV)/bin/python -m pytest -q tests/unit/test_layout.py tests/unit/test_docs.py
 
 bench: $(VENV)/built
-	$(VENV)/bin/python -m benchmarks.kernels --device cpu $(ARGS)
+	$(PIP) install --quiet tqdm
+	$(VENV)/bin/python -m benchmarks.kernels $(ARGS)
 
 clean:
 	rm -rf build $(VENV) lightvl/_C*.so
@@ -76,7 +82,7 @@ $(VENV)/built: $(VENV)/torch $(SOURCES)
 	$(PIP) install --quiet 'setuptools>=77' ninja packaging
 	$(PIP) install --no-build-isolation --editable .
 	@$(VENV)/bin/python -c 'from lightvl import ops; \
-	    print(f"lightvl: built for the CPU; this processor runs {ops.cpu_isa()}")'
+	    print(f"lightvl: built; this processor runs {ops.cpu_isa()}")'
 	touch $@
 
 # What the project itself lists for tests and development; installing `.[dev]` would build again.

@@ -4,12 +4,17 @@ The sources of csrc/cpu are compiled once per instruction set, those of csrc/cud
 without torch's headers; csrc/ops is compiled once against torch's stable ABI, so that a build made
 with one torch runs on the next.
 
-The CUDA kernels have not been run on a GPU yet, so they are built only with LIGHTVL_CUDA=1.
+The CUDA kernels are built where torch has CUDA and a toolkit is found; a GPU isn't needed. In the
+environment: LIGHTVL_CUDA=0 leaves them out, LIGHTVL_CUDA=1 makes it an error if they can't be
+built; TORCH_CUDA_ARCH_LIST says for which GPUs, MAX_JOBS how many files are compiled at once.
 """
 
 import os
 import platform
+import re
+import shlex
 import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -31,8 +36,12 @@ X86_64_LEVELS = {
 }
 CHOSEN_ONCE = "csrc/cpu/isa.cpp"
 
+# *_sm80.cu and the files that only dispatch are compiled for the whole list, *_sm90.cu, whose
+# instructions no other GPU has, for 9.0a alone: without 9.0a in the list they are left out, and
+# LIGHTVL_SM90 isn't defined.
 CUDA_ARCHITECTURES = "8.0+PTX;9.0a"
-NVCC = ["-std=c++20", "-O3", "-Xcompiler", "-Wall,-fvisibility=hidden"]
+HOPPER = "9.0a"
+NVCC = ["-std=c++20", "-O3", "-Xcompiler", "-Wall,-fPIC,-fvisibility=hidden"]
 
 
 def instruction_sets() -> dict[str, list[str]]:
@@ -77,30 +86,102 @@ def cuda_home() -> Path | None:
     return None
 
 
-def wants_cuda() -> bool:
-    """Whether to build the CUDA kernels; ends the build if they are asked for and cannot be."""
+def cuda_hindrance() -> str | None:
+    """Why the CUDA kernels can't be built here, or None."""
     import torch
 
-    if os.environ.get("LIGHTVL_CUDA", "0") != "1":
-        return False
     if torch.version.cuda is None:  # not is_available(): a builder needs no GPU
-        sys.exit(f"LIGHTVL_CUDA=1: the installed torch {torch.__version__} has no CUDA")
+        return f"the installed torch {torch.__version__} has no CUDA"
     home = cuda_home()
     if home is None:
-        sys.exit(
-            "LIGHTVL_CUDA=1: no folder with bin/nvcc and include/cuda_runtime.h; set CUDA_HOME"
-        )
-    os.environ["CUDA_HOME"] = str(home)
-    # torch asks the GPU where this is unset; both are read when cpp_extension is imported.
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
-    return True
+        return "no folder with bin/nvcc and include/cuda_runtime.h; set CUDA_HOME"
+    command = [str(home / "bin/nvcc"), "--version"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    release = re.search(r"release ([\d.]+)", answer)
+    version = release[1] if release else "unknown"
+    if version.partition(".")[0] != torch.version.cuda.partition(".")[0]:
+        return f"{home} has CUDA {version}, torch {torch.__version__} wants {torch.version.cuda}"
+    return None
+
+
+def without_cuda() -> str | None:
+    """Why the build leaves the CUDA kernels out, or None; ends it if they are asked for."""
+    wish = os.environ.get("LIGHTVL_CUDA", "")
+    if wish not in ("", "0", "1"):
+        sys.exit(f'LIGHTVL_CUDA is "{wish}", expected 0 or 1')
+    if wish == "0":
+        return "LIGHTVL_CUDA=0"
+    hindrance = cuda_hindrance()
+    if hindrance and wish == "1":
+        sys.exit(f"LIGHTVL_CUDA=1: {hindrance}")
+    return hindrance
+
+
+def architectures() -> list[str]:
+    """GPU architectures to build for, such as 8.0+PTX and 9.0a."""
+    names = re.split(r"[;, ]+", os.environ.get("TORCH_CUDA_ARCH_LIST") or CUDA_ARCHITECTURES)
+    for name in names:
+        if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name):
+            sys.exit(f"TORCH_CUDA_ARCH_LIST: {name} is no architecture such as 8.0+PTX or 9.0a")
+    return names
+
+
+def generated_code(names: list[str]) -> list[str]:
+    """Flags of nvcc for architectures."""
+    flags = []
+    for name in names:
+        number = name.removesuffix("+PTX").replace(".", "")
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if name.endswith("+PTX"):
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+def ninja() -> str:
+    """The build tool's path, also where the environment that has it isn't activated."""
+    try:
+        from ninja import BIN_DIR
+    except ImportError:
+        BIN_DIR = ""
+    return shutil.which("ninja", path=os.pathsep.join([BIN_DIR, os.environ["PATH"]])) or "ninja"
+
+
+def compile_cuda(folder: Path) -> list[str]:
+    """Compiles csrc/cuda into `folder`, what changed alone, and returns the object files."""
+    names = architectures()
+    hopper = HOPPER in names
+    common = [*NVCC, "-I", "csrc", "-DLIGHTVL_CUDA", *(["-DLIGHTVL_SM90"] if hopper else [])]
+    lines = [
+        f"builddir = {folder}",
+        "rule nvcc",
+        f"  command = {cuda_home()}/bin/nvcc $flags -c $in -o $out -MD -MF $out.d",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "  description = nvcc $in",
+    ]
+    objects = []
+    for source in glob("csrc/cuda/**/*.cu"):
+        only_hopper = source.endswith("_sm90.cu")
+        if only_hopper and not hopper:
+            continue
+        flags = common + generated_code([HOPPER] if only_hopper else names)
+        objects.append(str(folder / source.replace(".cu", ".o")))
+        lines += [f"build {objects[-1]}: nvcc {source}", f"  flags = {shlex.join(flags)}"]
+    folder.mkdir(parents=True, exist_ok=True)
+    rules = folder / "build.ninja"
+    rules.write_text("\n".join(lines) + "\n")
+    jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
+    subprocess.run([ninja(), "-f", str(rules), *jobs], cwd=ROOT, check=True)
+    return objects
 
 
 def extension() -> dict[str, object]:
     """Arguments of `setup` that describe the extension; needs torch."""
     import torch
 
-    with_cuda = wants_cuda()
+    reason = without_cuda()
+    if reason is None:  # read when cpp_extension is imported
+        os.environ["CUDA_HOME"] = str(cuda_home())
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     no_torch_path = f"-ffile-prefix-map={Path(torch.__file__).parent}=torch"
@@ -108,7 +189,7 @@ def extension() -> dict[str, object]:
     cpu_sources = [source for source in glob("csrc/cpu/*.cpp") if source != CHOSEN_ONCE]
 
     class Build(BuildExtension):  # type: ignore[misc]
-        """Adds the objects of each instruction set to the extension before it is linked."""
+        """Adds the objects of each instruction set and of nvcc to the extension."""
 
         def build_extension(self, ext: CppExtension) -> None:
             for name, flags in instruction_sets().items():
@@ -119,24 +200,24 @@ def extension() -> dict[str, object]:
                     debug=self.debug,
                     extra_postargs=[*COMMON, *OPTIMIZE, *flags, f"-DLIGHTVL_ISA={name}"],
                 )
+            if reason is None:
+                ext.extra_objects += compile_cuda(Path(self.build_temp).resolve() / "cuda")
             super().build_extension(ext)
             names = ", ".join(instruction_sets())
             print(f"lightvl: built the CPU kernels ({names}); {cuda_note}")
 
-    cuda_note = "no CUDA kernels: they are not proven on a GPU yet, LIGHTVL_CUDA=1 builds them"
+    cuda_note = f"no CUDA kernels: {reason}"
     defines = [("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)]
-    if with_cuda:
-        cuda_note = f"the CUDA kernels ({os.environ['TORCH_CUDA_ARCH_LIST']}), not proven yet"
+    if reason is None:
+        cuda_note = f"the CUDA kernels ({', '.join(architectures())})"
         defines += [("LIGHTVL_CUDA", None), ("USE_CUDA", None)]
-    library = (CUDAExtension if with_cuda else CppExtension)(
+        defines += [("LIGHTVL_SM90", None)] if HOPPER in architectures() else []
+    library = (CppExtension if reason else CUDAExtension)(
         "lightvl._C",
-        [*glob("csrc/ops/*.cpp"), CHOSEN_ONCE, *(glob("csrc/cuda/**/*.cu") if with_cuda else [])],
+        [*glob("csrc/ops/*.cpp"), CHOSEN_ONCE],
         include_dirs=[str(ROOT / "csrc")],
         define_macros=defines,
-        extra_compile_args={
-            "cxx": [*COMMON, no_torch_path, "-O2"],
-            "nvcc": [*NVCC, "-Xcompiler", f"-fmacro-prefix-map={ROOT}/="],
-        },
+        extra_compile_args={"cxx": [*COMMON, no_torch_path, "-O2"]},
         extra_link_args=["-Wl,-z,defs"],
         py_limited_api=True,
     )

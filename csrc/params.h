@@ -72,6 +72,18 @@ struct GeluParams {
   DType dtype;
 };
 
+struct LinearSmallParams {
+  const void* x;         // [T, C], at most 16 rows
+  const void* weight;    // [F, C]; with silu_mul [2F, C]: gate, then up
+  const void* bias;      // [F] or [2F], or null
+  const void* residual;  // [T, F] or null
+  void* out;             // [T, F], may be residual
+  int64_t num_tokens, width, out_width;
+  int64_t x_stride, weight_stride, residual_stride, out_stride;
+  bool silu_mul;
+  DType dtype;
+};
+
 struct RopeWriteKvParams {
   void* q;               // [T, H, D], rotated in place
   const void* k;         // [T, K, D]

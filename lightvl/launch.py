@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None, *, command: Sequence[str] = ENGINE_COMMA
         The exit code: 0 after a drain, 2 for what the user must change, 1 for anything else.
     """
     setup_logging("front")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # a line for each bad request would flood
     try:
         setup_logging("front", log_format())
         config = parse_args(argv)

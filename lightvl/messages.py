@@ -137,6 +137,17 @@ class Rejected(msgspec.Struct, frozen=True, tag=True):
     status: int = 400
 
 
+class Encoded(msgspec.Struct, frozen=True, tag=True):
+    """The tower has run every tile of these pictures; told for the requests' times alone.
+
+    Attributes:
+        ago_s: How long before this message was sent, in seconds.
+    """
+
+    keys: list[bytes]
+    ago_s: float
+
+
 class TokenOutput(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One new token of one sequence; `token_id` is -1 when it ended without one (an abort)."""
 
@@ -161,5 +172,14 @@ class Stats(msgspec.Struct, frozen=True, tag=True):
 
 ToEngine = Init | AddRequest | Pixels | Abort | FlushCaches | GetStats
 ToFront = (
-    Loading | Ready | Failed | NeedPixels | PixelsDone | Started | Rejected | StepOutputs | Stats
+    Loading
+    | Ready
+    | Failed
+    | NeedPixels
+    | PixelsDone
+    | Started
+    | Encoded
+    | Rejected
+    | StepOutputs
+    | Stats
 )

@@ -1,1 +1,1 @@
-"""Operators against torch's own, side by side in one run."""
+"""Operators beside the best kernels there are, side by side in one run."""

@@ -6,7 +6,6 @@
 
 #include <cstdint>
 
-#include "cpu/image_plan.h"
 #include "params.h"
 
 struct CUstream_st;
@@ -18,34 +17,54 @@ using Stream = CUstream_st*;
 template <class Params>
 using Launcher = int(const Params& p, Stream stream);
 
-// Attention over keys that are split between blocks: every split leaves its normalised output and
-// the base-2 logarithm of its denominator here, which a second kernel merges.
-struct AttentionSplits {
-  float* out;          // [num_splits, T, H, D]
-  float* lse;          // [num_splits, T, H]
-  int64_t num_splits;  // 1: no merge, both null
+// Room in device memory that a call of paged attention has to itself while it runs; its contents
+// may be anything. What lies there tells of this call only if it bears the call's tag, a number
+// that no other call has.
+struct AttentionWorkspace {
+  void* data;  // 16-byte aligned
+  int64_t bytes;
+  uint64_t tag;  // a graph's replays share it
 };
 
 struct PagedAttentionWork {
   PagedAttentionParams params;
-  AttentionSplits splits;
+  AttentionWorkspace workspace;
   int64_t num_tokens, max_q_len;
+  int64_t max_pages;    // columns of page_table
+  int64_t decode_rows;  // sequences of up to so many rows, new tokens times group, are left to the
+                        // decode kernel by the prefill kernels and the only ones it takes
+  bool only_sm80;       // leave the kernels for sm_90 alone
 };
 
 struct VisionAttentionWork {
   VisionAttentionParams params;
-  int64_t max_len;
+  int64_t max_len, num_tokens;
+  bool only_sm80;  // leave the kernels for sm_90 alone
 };
 
 struct SampleWork {
   SampleParams params;
-  float* scores;  // [S, V], room for the edited logits
+  float* scores;  // [S, V], room for the edited logits; null: clusters of blocks hold the rows
 };
 
-// The strips, their axes and the table lie in device memory.
+// Whether a cluster of the device's thread blocks can hold a row of the vocabulary.
+bool cluster_holds_row(int64_t vocab_size, int device);
+
+// A picture and the grid of tiles that it is resized to.
+struct ImageSource {
+  const uint8_t* pixels;  // [height, width, 3]
+  int32_t width, height;
+  int32_t cols, rows;
+  int64_t first_tile;
+};
+
 struct ImagePreprocessWork {
-  cpu::ImagePreprocessWork work;
-  int64_t max_rows;  // output rows of the tallest strip
+  const ImageSource* sources;  // [num_sources], in host memory
+  int64_t num_sources;
+  int64_t tile_size, patch_size;
+  float mean_std[6];  // of the channels scaled to 0..1: means, then deviations; unused by uint8
+  void* out;          // [tiles, patches, 3, patch_size, patch_size]
+  DType dtype;
 };
 
 Launcher<RmsNormParams> rms_norm;
@@ -55,8 +74,12 @@ Launcher<ScaleAddParams> scale_add;
 Launcher<SiluMulParams> silu_mul;
 Launcher<GeluParams> gelu;
 Launcher<RopeWriteKvParams> rope_write_kv;
+Launcher<LinearSmallParams> linear_small;
 Launcher<GatherEmbeddingsParams> gather_embeddings;
 Launcher<SampleWork> sample;
+Launcher<SampleParams> sample_in_clusters;
+// Sets `workspace.bytes` and `decode_rows` of a call whose sizes are filled in.
+void plan_paged_attention(PagedAttentionWork& work);
 Launcher<PagedAttentionWork> paged_attention;
 Launcher<VisionAttentionWork> vision_attention;
 Launcher<ImagePreprocessWork> image_preprocess;

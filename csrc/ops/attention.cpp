@@ -1,5 +1,11 @@
 // Host side of attention: check the arguments, cut the work into tasks, run them.
+#include <atomic>
+#include <cstdlib>
 #include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "cpu/attention_plan.h"
@@ -89,14 +95,22 @@ void check_cuda(Op& op, DType dtype, int64_t head_dim, const Tensor& q, const Te
   op.match("out", out).aligned();
 }
 
-// Splits of the keys that give a GPU enough blocks, from sizes that the host knows: a captured
-// graph replays them with other lengths.
-int64_t choose_splits(const PagedAttentionParams& p, int64_t max_q_len, int64_t max_keys) {
-  constexpr int64_t kBlocks = 512, kLeastKeys = 256, kMostSplits = 64;
-  const int64_t rows = max_q_len * (p.num_heads / p.num_kv_heads);
-  const int64_t blocks = (rows <= 16 ? 1 : (rows + 63) / 64) * p.num_kv_heads * p.num_seqs;
-  const int64_t worthwhile = std::min((max_keys + kLeastKeys - 1) / kLeastKeys, kMostSplits);
-  return std::max<int64_t>(std::min(kBlocks / std::max<int64_t>(blocks, 1), worthwhile), 1);
+// LIGHTVL_ATTENTION=sm80 keeps to the kernels that run on every GPU.
+bool only_sm80() {
+  static const bool only = [] {
+    const char* wanted = std::getenv("LIGHTVL_ATTENTION");
+    if (wanted == nullptr || *wanted == 0) return false;
+    if (std::string_view(wanted) == "sm80") return true;
+    throw std::invalid_argument("LIGHTVL_ATTENTION is \"" + std::string(wanted) +
+                                "\"; it may be \"sm80\" or unset");
+  }();
+  return only;
+}
+
+// A number that no other call has and that other data hardly equals; replays of a graph share it.
+uint64_t next_tag() {
+  static std::atomic<uint64_t> last{std::random_device{}() * uint64_t{0x9E3779B97F4A7C15}};
+  return ++last;
 }
 
 void paged_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
@@ -143,11 +157,18 @@ void paged_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
   if constexpr (kCudaBuild) {
     if (q.is_cuda()) {
       check_cuda(op, p.dtype, D, q, k_cache, v_cache, out);
-      const int64_t splits = choose_splits(p, max_q_len, M * P), rows = splits > 1 ? T * H : 0;
-      const Tensor room = torch::stable::new_empty(q, {splits * rows * (D + 1)}, ScalarType::Float);
-      auto* partial = static_cast<float*>(room.mutable_data_ptr());
-      const cuda::PagedAttentionWork work{
-          p, {partial, partial + splits * rows * D, splits}, T, max_q_len};
+      cuda::PagedAttentionWork work{
+          .params = p,
+          .num_tokens = T,
+          .max_q_len = max_q_len,
+          .max_pages = M,
+          .only_sm80 = only_sm80(),
+      };
+      const torch::stable::accelerator::DeviceGuard guard(q.get_device_index());
+      cuda::plan_paged_attention(work);
+      const Tensor room = torch::stable::new_empty(q, {work.workspace.bytes}, ScalarType::Byte);
+      work.workspace.data = room.mutable_data_ptr();
+      work.workspace.tag = next_tag();
       return launch(op.name, cuda::paged_attention, work, q);
     }
   }
@@ -201,7 +222,7 @@ void vision_attention(const Tensor& q, const Tensor& k, const Tensor& v, const T
   if constexpr (kCudaBuild) {
     if (q.is_cuda()) {
       check_cuda(op, p.dtype, D, q, k, v, out);
-      const cuda::VisionAttentionWork work{p, max_len};
+      const cuda::VisionAttentionWork work{p, max_len, T, only_sm80()};
       return launch(op.name, cuda::vision_attention, work, q);
     }
   }

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "ops/check.h"
-#include "ops/image_upload.h"
 #include "ops/stable.h"
 
 namespace lightvl {
@@ -101,40 +100,42 @@ bool down_first(const cpu::ResizeAxis& x, const cpu::ResizeAxis& y) {
   return rows_less > 0 && rows_less > 2 * columns_less;
 }
 
+// A picture resized to a grid of tiles: all of its tiles, or its thumbnail.
+struct Target {
+  const uint8_t* pixels;
+  int64_t width, height;
+  int64_t cols, rows;
+  int64_t first_tile;
+};
+
 // The strips of one call and the axes that they share.
 class Plan {
  public:
-  explicit Plan(int64_t tile_size) : tile_size_(tile_size) {}
-
-  void add_picture(const Tensor& image, int64_t cols, int64_t rows, bool thumbnail) {
-    add_target(image, cols, rows);
-    if (thumbnail) add_target(image, 1, 1);
+  Plan(const std::vector<Target>& targets, int64_t tile_size) : tile_size_(tile_size) {
+    for (const Target& target : targets) add_target(target);
   }
 
   const std::vector<cpu::ImageStrip>& strips() const { return strips_; }
-  int64_t num_tiles() const { return num_tiles_; }
   int64_t cost() const { return cost_; }
 
  private:
-  // The whole picture resized to cols x rows tiles.
-  void add_target(const Tensor& image, int64_t cols, int64_t rows) {
-    const cpu::ResizeAxis& x = axis(image.size(1), cols * tile_size_);
-    const cpu::ResizeAxis& y = axis(image.size(0), rows * tile_size_);
-    for (int64_t col = 0; col < cols; ++col) {
+  void add_target(const Target& target) {
+    const cpu::ResizeAxis& x = axis(target.width, target.cols * tile_size_);
+    const cpu::ResizeAxis& y = axis(target.height, target.rows * tile_size_);
+    for (int64_t col = 0; col < target.cols; ++col) {
       strips_.push_back({
-          .pixels = image.const_data_ptr<uint8_t>(),
+          .pixels = target.pixels,
           .x = x,
           .y = y,
           .down_first = down_first(x, y),
           .x_begin = col * tile_size_,
-          .first_tile = num_tiles_ + col,
-          .tile_step = cols,
+          .first_tile = target.first_tile + col,
+          .tile_step = target.cols,
           .row_cost = row_cost(x, y),
           .cost_begin = cost_,
       });
       cost_ += strips_.back().row_cost * y.out_size;
     }
-    num_tiles_ += cols * rows;
   }
 
   // In units of about 64 element operations: reading, resampling across and down, writing.
@@ -154,7 +155,7 @@ class Plan {
   }
 
   int64_t tile_size_;
-  int64_t num_tiles_ = 0, cost_ = 0;
+  int64_t cost_ = 0;
   std::deque<Axis> axes_;
   std::deque<cpu::ResizeAxis> views_;
   std::vector<cpu::ImageStrip> strips_;
@@ -171,8 +172,9 @@ std::vector<float> normalise_table(const float* mean_std) {
   return table;
 }
 
-Plan make_plan(Op& op, const std::vector<Tensor>& images, const Tensor& grids, int64_t tile_size) {
-  Plan plan(tile_size);
+std::vector<Target> make_targets(Op& op, const std::vector<Tensor>& images, const Tensor& grids) {
+  std::vector<Target> targets;
+  int64_t num_tiles = 0;
   const int32_t* grid = grids.const_data_ptr<int32_t>();
   for (const Tensor& image : images) {
     Dim height{"height"}, width{"width"};
@@ -182,10 +184,38 @@ Plan make_plan(Op& op, const std::vector<Tensor>& images, const Tensor& grids, i
     op.require(grid[0] > 0 && grid[1] > 0 && std::max(grid[0], grid[1]) <= 1 << 12,
                "grids must have 1 to 4096 columns and rows");
     op.require(grid[2] == 0 || grid[2] == 1, "grids' thumbnail must be 0 or 1");
-    plan.add_picture(image, grid[0], grid[1], grid[2] == 1);
+    const uint8_t* pixels = image.const_data_ptr<uint8_t>();
+    const auto add = [&](int64_t cols, int64_t rows) {
+      targets.push_back({pixels, width, height, cols, rows, num_tiles});
+      num_tiles += cols * rows;
+    };
+    add(grid[0], grid[1]);
+    if (grid[2] == 1) add(1, 1);
     grid += 3;
   }
-  return plan;
+  return targets;
+}
+
+void launch_image(const Op& op, const std::vector<Target>& targets, int64_t tile_size,
+                  int64_t patch_size, const float* mean_std, const Tensor& out, DType dtype) {
+  if constexpr (kCudaBuild) {
+    std::vector<cuda::ImageSource> sources;
+    for (const Target& t : targets) {
+      sources.push_back({t.pixels, static_cast<int32_t>(t.width), static_cast<int32_t>(t.height),
+                         static_cast<int32_t>(t.cols), static_cast<int32_t>(t.rows), t.first_tile});
+    }
+    cuda::ImagePreprocessWork work{
+        .sources = sources.data(),
+        .num_sources = static_cast<int64_t>(sources.size()),
+        .tile_size = tile_size,
+        .patch_size = patch_size,
+        .mean_std = {},
+        .out = out.mutable_data_ptr(),
+        .dtype = dtype,
+    };
+    if (mean_std != nullptr) std::copy_n(mean_std, 6, work.mean_std);
+    launch(op.name, cuda::image_preprocess, work, out);
+  }
 }
 
 void image_preprocess(const std::vector<Tensor>& images, const Tensor& grids, int64_t tile_size,
@@ -197,21 +227,29 @@ void image_preprocess(const std::vector<Tensor>& images, const Tensor& grids, in
              "tile_size must be a multiple of patch_size up to 4096");
   on_host.match("grids", grids).shape(num_images, 3).type(ScalarType::Int).contiguous();
   op.require(!grids.is_cuda(), "grids and mean_std must lie on the CPU");
-  const Plan plan = make_plan(op, images, grids, tile_size);
+  const std::vector<Target> targets = make_targets(op, images, grids);
+  const int64_t num_tiles =
+      targets.empty() ? 0 : targets.back().first_tile + targets.back().cols * targets.back().rows;
   const int64_t per_side = tile_size / patch_size;
   op.match("out", out)
-      .shape(plan.num_tiles(), per_side * per_side, 3 * patch_size * patch_size)
+      .shape(num_tiles, per_side * per_side, 3 * patch_size * patch_size)
       .contiguous();
   const bool raw = out.scalar_type() == ScalarType::Byte;
   op.require(raw != mean_std.has_value(), "mean_std is required, and for a uint8 out forbidden");
-  Type dtype;
-  std::vector<float> table;
+  Type type;
+  const float* numbers = nullptr;
   if (!raw) {
-    op.match("out", out).type(dtype);
+    op.match("out", out).type(type);
     on_host.match("mean_std", *mean_std).shape(2, 3).type(ScalarType::Float).contiguous();
-    table = normalise_table(mean_std->const_data_ptr<float>());
+    numbers = mean_std->const_data_ptr<float>();
   }
-  if (plan.num_tiles() == 0) return;
+  if (num_tiles == 0) return;
+  const DType dtype = raw ? DType::kUInt8 : DType{type};
+  if (kCudaBuild && out.is_cuda()) {
+    return launch_image(op, targets, tile_size, patch_size, numbers, out, dtype);
+  }
+  const Plan plan(targets, tile_size);
+  const std::vector<float> table = raw ? std::vector<float>() : normalise_table(numbers);
   const cpu::ImagePreprocessWork work{
       .strips = plan.strips().data(),
       .num_strips = static_cast<int64_t>(plan.strips().size()),
@@ -219,11 +257,8 @@ void image_preprocess(const std::vector<Tensor>& images, const Tensor& grids, in
       .patch_size = patch_size,
       .table = table.data(),
       .out = out.mutable_data_ptr(),
-      .dtype = raw ? DType::kUInt8 : DType{dtype},
+      .dtype = dtype,
   };
-  if constexpr (kCudaBuild) {
-    if (out.is_cuda()) return launch_image(op.name, work, table, out);
-  }
   run_rows(cpu::kernels().image_preprocess, work, plan.cost(), 64);
 }
 

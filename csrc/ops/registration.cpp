@@ -15,6 +15,7 @@ STABLE_TORCH_LIBRARY(lightvl, m) {
   m.def("sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor seeds, Tensor offsets, Tensor? penalties, Tensor(a!)? counts, Tensor? count_rows, Tensor? bias_offsets, Tensor? bias_ids, Tensor? bias_values, Tensor? allowed_mask, Tensor(b!) out_ids, Tensor(c!)? logprobs, Tensor(d!)? top_ids, Tensor(e!)? top_logprobs) -> ()");
   m.def("paged_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor page_table, Tensor cu_q_lens, Tensor context_lens, float scale, int max_q_len, Tensor(a!) out, Tensor(b!)? lse) -> ()");
   m.def("vision_attention(Tensor q, Tensor k, Tensor v, Tensor cu_lens, int max_len, float scale, Tensor(a!) out) -> ()");
+  m.def("linear_small(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, bool silu_mul, Tensor(a!) out) -> ()");
   m.def("image_preprocess(Tensor[] images, Tensor grids, int tile_size, int patch_size, Tensor? mean_std, Tensor(a!) out) -> ()");
 }
 // clang-format on

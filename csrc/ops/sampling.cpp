@@ -102,8 +102,12 @@ void sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k
   };
   if constexpr (kCudaBuild) {
     if (logits.is_cuda()) {
-      const Tensor scores = torch::stable::new_empty(logits, {S * V}, ScalarType::Float);
-      const cuda::SampleWork work{p, static_cast<float*>(scores.mutable_data_ptr())};
+      cuda::SampleWork work{p, nullptr};
+      Tensor scores;
+      if (!cuda::cluster_holds_row(V, logits.get_device_index())) {
+        scores = torch::stable::new_empty(logits, {S * V}, ScalarType::Float);
+        work.scores = static_cast<float*>(scores.mutable_data_ptr());
+      }
       return launch(op.name, cuda::sample, work, logits);
     }
   }

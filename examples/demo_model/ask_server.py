@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 
 import figures
+import photographs
 import scenes
 from assets import Assets, load_assets
 from canvas import crop_photo
@@ -42,7 +43,7 @@ def new_style(assets: Assets, rng: Random) -> tuple[Scene, Turn]:
 def photo(assets: Assets, rng: Random) -> tuple[Scene, Turn]:
     """A crop of a photograph that was never trained on."""
     picture = rng.choice(assets.test.photos)[1]
-    scene = scenes.photo_scene(crop_photo(picture, size_for(rng), rng), rng)
+    scene = photographs.photo_scene(crop_photo(picture, size_for(rng), rng), rng)
     return scene, scene.turns[0]
 
 

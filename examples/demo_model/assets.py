@@ -5,11 +5,14 @@ import json
 import zipfile
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from PIL import Image, ImageFont
 
 FONT_SIZES = (24, 48, 96)
+SPRITE_SIZE = 128
+BICUBIC = Image.Resampling.BICUBIC
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,30 @@ class VqaPicture:
 
 @dataclass
 class Side:
-    """All material of one side of the split ("train" or "test")."""
+    """All material of one side of the split ("train" or "test").
+
+    Attributes:
+        drawings: Concept -> its emoji and, to training, clip art.
+        more_drawings: Concept -> what other styles have of it; training only.
+        clip_art: Clip art, named or not.
+        photos: (source, photograph).
+        words: Words of three to five letters.
+        vqa: Pictures of easy-VQA.
+    """
 
     drawings: dict[str, list[Sprite]] = field(default_factory=lambda: defaultdict(list))
+    more_drawings: dict[str, list[Sprite]] = field(default_factory=dict)
     clip_art: list[Sprite] = field(default_factory=list)
     photos: list[tuple[str, Image.Image]] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     vqa: list[VqaPicture] = field(default_factory=list)
+
+    @cached_property
+    def photos_by_source(self) -> dict[str, list[Image.Image]]:
+        sources: dict[str, list[Image.Image]] = defaultdict(list)
+        for source, picture in self.photos:
+            sources[source].append(picture)
+        return dict(sources)
 
 
 @dataclass
@@ -72,6 +92,10 @@ def load_assets(folder: Path) -> Assets:
         else:
             train.drawings[facts["name"]].append(sprite)
             test.drawings[facts["name"]].append(sprite)
+    for picture, facts in read_archive(folder / "more_emoji.zip"):
+        whole = picture.convert("RGBA").resize((SPRITE_SIZE, SPRITE_SIZE), BICUBIC)
+        sprite = Sprite(whole, facts["name"], facts["style"])
+        train.more_drawings.setdefault(facts["name"], []).append(sprite)
     for picture, facts in read_archive(folder / "clip_art.zip"):
         side = train if facts["side"] == "train" else test
         side.clip_art.append(Sprite(picture.convert("RGBA"), facts["name"], "clip art"))

@@ -124,10 +124,15 @@ def random_color(rng: Random) -> Rgb:
     return rng.randrange(256), rng.randrange(256), rng.randrange(256)
 
 
-def crop_photo(photo: Image.Image, size: tuple[int, int], rng: Random) -> Image.Image:
-    """A random part of a photograph, stretched to `size` by at most about a third."""
+def crop_photo(
+    photo: Image.Image, size: tuple[int, int], rng: Random, least: float = 0.35
+) -> Image.Image:
+    """A random part of a photograph, stretched to `size` by at most about a third.
+
+    The part is as large as fits times `least` to 1.
+    """
     aspect = size[0] / size[1] * math.exp(rng.uniform(-0.25, 0.25))
-    scale = rng.uniform(0.35, 1.0)
+    scale = rng.uniform(least, 1.0)
     w = min(photo.width, photo.height * aspect) * scale
     h = w / aspect
     x, y = rng.uniform(0, photo.width - w), rng.uniform(0, photo.height - h)

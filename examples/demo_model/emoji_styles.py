@@ -1,5 +1,6 @@
-"""Emoji concepts: which ones are taught, what each is called, and its three drawings."""
+"""Emoji concepts: which ones are taught, what each is called, and its drawings in every style."""
 
+import json
 import re
 from io import BytesIO
 from pathlib import Path
@@ -9,6 +10,14 @@ import emoji
 from PIL import Image, ImageDraw, ImageFont
 
 STYLES = ("noto", "twemoji", "fluent")
+# Styles that only training sees -> the style above whose designs they share, if any: a concept
+# whose drawing in that style is held out isn't shown in theirs either.
+MORE_STYLES = {
+    "emojione": None,
+    "fxemoji": None,
+    "noto-v1": "noto",
+    "fluent-emoji-flat": "fluent",
+}
 SKIPPED_GROUPS = {"Component", "Flags"}
 PEOPLE_GROUPS = {"family", "person", "person-resting", "person-fantasy"} | {
     f"person-{kind}" for kind in ("sport", "gesture", "activity", "role", "symbol")
@@ -95,3 +104,50 @@ class EmojiStyles:
                 return canvas
         path = self.noto / f"{code}.png"
         return Image.open(path) if path.exists() else None
+
+
+def plain_letters(name: str) -> str:
+    """Letters and digits alone, in lower case: how icons are found whatever joins their words."""
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+class MoreStyles:
+    """Draws an emoji from the icon sets unpacked under `root`, which go by names.
+
+    Args:
+        root: Folder of the unpacked packages.
+        concepts: All names that are taught: an alias that is another concept's name isn't used.
+    """
+
+    def __init__(self, root: Path, concepts: set[str]) -> None:
+        self.taken = {plain_letters(name) for name in concepts}
+        self.icons: dict[str, dict[str, str]] = {}
+        for style in MORE_STYLES:
+            folder = next(root.glob(f"iconify-json-{style}-[0-9]*"))
+            data = json.loads((folder / "package/icons.json").read_text())
+            width, height = data.get("width", 16), data.get("height", 16)
+            drawn = {
+                name: SVG.format(icon.get("width", width), icon.get("height", height), icon["body"])
+                for name, icon in data["icons"].items()
+            }
+            for alias, target in data.get("aliases", {}).items():
+                if target["parent"] in drawn:
+                    drawn.setdefault(alias, drawn[target["parent"]])
+            self.icons[style] = {plain_letters(name): svg for name, svg in drawn.items()}
+
+    def draw(self, entry: dict[str, str], name: str, style: str) -> Image.Image | None:
+        """The drawing of concept `name`, 128 pixels wide, or None where this set has none."""
+        own = [name, cldr_name(entry["unified"]) or name, entry["name"]]
+        others = map(plain_letters, [*entry["short_names"], f"person {name}"])
+        names = [*map(plain_letters, own), *(n for n in others if n not in self.taken)]
+        icons = self.icons[style]
+        svg = next((icons[n] for n in names if n in icons), None)
+        if svg is None:
+            return None
+        return Image.open(BytesIO(cairosvg.svg2png(bytestring=svg.encode(), output_width=128)))
+
+
+SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    ' viewBox="0 0 {} {}">{}</svg>'
+)

@@ -8,6 +8,7 @@ from random import Random
 
 import figures
 import numpy as np
+import photographs
 import scenes
 import torch
 from assets import Assets
@@ -148,7 +149,7 @@ def photos_declined(assets: Assets, number: int, rng: Random) -> Example:
     sources = sorted({source for source, _ in assets.test.photos})
     source = sources[number % len(sources)]
     picture = rng.choice([p for s, p in assets.test.photos if s == source])
-    scene = scenes.photo_scene(crop_photo(picture, size_for(rng), rng), rng)
+    scene = photographs.photo_scene(crop_photo(picture, size_for(rng), rng), rng)
     return example("photos_declined", source, scene, scene.turns[0])
 
 
@@ -190,8 +191,11 @@ class ExampleMaker:
         return TASKS[task][0](cls.assets, number, Random(f"held out {task} {number}"))
 
 
-def held_out(assets: Assets, num_workers: int, part: int = 1) -> list[Example]:
-    """All held-out examples, the same in every run, or one in `part` of them by hash."""
+def held_out_later(assets: Assets, num_workers: int, part: int = 1) -> Callable[[], list[Example]]:
+    """Starts to render all held-out examples; the function returned waits for them.
+
+    They are the same in every run, or one in `part` of them by hash.
+    """
     num_photos = CROPS_A_PHOTO * len({source for source, _ in assets.test.photos})
     jobs = [
         (task, n)
@@ -199,8 +203,20 @@ def held_out(assets: Assets, num_workers: int, part: int = 1) -> list[Example]:
         for n in range(size or num_photos)
         if task == "photos_declined" or bucket(f"{task} {n}", part) == 0
     ]
-    with get_context("fork").Pool(num_workers, ExampleMaker.take, (assets,)) as pool:
-        return pool.map(ExampleMaker.make, jobs, chunksize=32)
+    pool = get_context("fork").Pool(num_workers, ExampleMaker.take, (assets,))
+    result = pool.map_async(ExampleMaker.make, jobs, chunksize=32)
+
+    def wait() -> list[Example]:
+        examples = result.get()
+        pool.terminate()
+        return examples
+
+    return wait
+
+
+def held_out(assets: Assets, num_workers: int, part: int = 1) -> list[Example]:
+    """All held-out examples, or one in `part` of them."""
+    return held_out_later(assets, num_workers, part)()
 
 
 def normalise(tiles: Tensor) -> Tensor:

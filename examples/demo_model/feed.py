@@ -11,6 +11,7 @@ import multiprocessing as mp
 import os
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -21,6 +22,7 @@ from assets import load_assets
 from canvas import TILE, cut_tiles
 from conversation import TOKENS_PER_TILE, Writer, pick_turns
 from mixture import KINDS, TEXT_ONLY, render
+from scenes import Scene
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -71,7 +73,7 @@ def fill_chunk(
     tiles, ids, marks = views
     ids[:], marks[:] = context.pad_id, False
     for row in range(CHUNK):
-        scene = render(context.assets, kind, rng, context.shares)
+        scene = render_any(kind, context, rng)
         cut = [cut_tiles(image) for image in scene.images]
         if kind:
             tiles[row] = np.concatenate(cut)
@@ -81,6 +83,15 @@ def fill_chunk(
             encoded = context.writer.training(turns, counts, row_len(kind), rng)
             ids[row, variant, : len(encoded.ids)] = encoded.ids
             marks[row, variant, : len(encoded.ids)] = encoded.is_answer
+
+
+def render_any(kind: int, context: "Context", rng: Random) -> Scene:
+    """A scene; where one can't be rendered, another, and a word about it."""
+    while True:
+        try:
+            return render(context.assets, kind, rng, context.shares)
+        except (ValueError, OSError, IndexError, ZeroDivisionError, MemoryError) as error:
+            traceback.print_exception(error)
 
 
 class Context:

@@ -8,9 +8,10 @@ from assets import Assets, Side
 from canvas import COLORS, Rgb, background, paste_sprite, random_color, shade
 from language import ask, join, plural, with_article
 from PIL import Image, ImageDraw
-from scenes import Scene, Size, Turn, finish
+from scenes import Scene, Size, Turn, any_style, finish
 
 Point = tuple[float, float]
+COUNT_WEIGHTS = (4, 4, 6, 9, 11, 13, 13, 13, 11)
 ZONES = (
     ("top left", "top", "top right"),
     ("left", "center", "right"),
@@ -196,7 +197,7 @@ def placed_thing(assets: Assets, side: Side, size: Size, rng: Random) -> Scene:
     else:
         image = background(size, rng, side.photos)
         name = rng.choice(list(side.drawings))
-        sprite = rng.choice(side.drawings[name])
+        sprite = any_style(side, name, rng)
         paste_sprite(image, sprite.image, center, round(2.2 * radius), 0)
         turns = [(ask("name", rng), f"This is {with_article(name)}.")]
     noun = name if rng.random() < 0.85 else "object"
@@ -215,7 +216,7 @@ def related_shapes(assets: Assets, side: Side, size: Size, rng: Random) -> Scene
         center = zone_center(size, row, column, rng, 0.03)
         draw_shape(image, shape, color, center, min(size) * rng.uniform(0.1, 0.15), rng)
     labels = [f"{c} {s}" for c, s in zip(colors, shapes, strict=True)]
-    turns = relation_turns(shapes, colors, cells, rng)
+    turns = relation_turns(shapes, colors, cells, rng, 3 if side is assets.train else 2)
     reading = [labels[i] for i in sorted(range(number), key=lambda i: cells[i])]
     listed = join([with_article(label) for label in reading])
     turns.append((ask("describe", rng), f"{listed[0].upper()}{listed[1:]}."))
@@ -227,15 +228,27 @@ def related_shapes(assets: Assets, side: Side, size: Size, rng: Random) -> Scene
 
 
 def relation_turns(
-    shapes: list[str], colors: list[str], cells: list[tuple[int, int]], rng: Random
+    shapes: list[str], colors: list[str], cells: list[tuple[int, int]], rng: Random, most: int = 2
 ) -> list[Turn]:
-    """Colour and place of some figures and the relation of a pair."""
+    """Colour and place of `most` figures, the relations of `most` - 1 pairs."""
     turns: list[Turn] = []
-    for index in rng.sample(range(len(shapes)), 2):
+    for index in rng.sample(range(len(shapes)), min(most, len(shapes))):
         row, column = cells[index]
         turns.append((ask("color", rng, shapes[index]), f"It is {colors[index]}."))
         turns.append((ask("where", rng, shapes[index]), where(ZONES[row][column])))
         turns.append((f"What shape is {colors[index]}?", f"It is {with_article(shapes[index])}."))
+    for _ in range(most - 1):
+        turns.extend(pair_turns(shapes, colors, cells, rng))
+    if len(shapes) == 2:
+        turns.extend(extreme_turns(shapes, colors, cells))
+    return turns
+
+
+def pair_turns(
+    shapes: list[str], colors: list[str], cells: list[tuple[int, int]], rng: Random
+) -> list[Turn]:
+    """How two of the figures lie to each other: a question for each axis on which they differ."""
+    turns: list[Turn] = []
     a, b = rng.sample(range(len(shapes)), 2)
     for axis, words in ((1, ("left of", "right of")), (0, ("above", "below"))):
         if cells[a][axis] != cells[b][axis]:
@@ -245,8 +258,6 @@ def relation_turns(
             to_the = "to the " if axis == 1 and rng.random() < 0.5 else ""
             question = f"Is the {names[0]} {to_the}{word} the {names[1]}?"
             turns.append((question, "Yes." if right else "No."))
-    if len(shapes) == 2:
-        turns.extend(extreme_turns(shapes, colors, cells))
     return turns
 
 
@@ -287,9 +298,10 @@ def counted(number: int) -> str:
 
 
 def counting(assets: Assets, side: Side, size: Size, rng: Random) -> Scene:
-    """One to nine equal figures or drawings, sometimes among others."""
-    number = rng.randint(1, 9)
-    among_others = number < 9 and rng.random() < 0.25
+    """One to nine equal figures or drawings, sometimes among others; large numbers are harder."""
+    training = side is assets.train
+    number = rng.choices(range(1, 10), COUNT_WEIGHTS)[0] if training else rng.randint(1, 9)
+    among_others = number < 9 and rng.random() < (0.6 if training else 0.25)
     others = rng.randint(1, min(4, 9 - number)) if among_others else 0
     return count_scene(assets, side, size, rng, number, others)
 
@@ -321,7 +333,7 @@ def count_drawings(
 ) -> Scene:
     """The same drawing again and again; the others, if any, are another drawing."""
     names = rng.sample(list(side.drawings), 2)
-    sprites = [rng.choice(side.drawings[name]).image for name in names]
+    sprites = [any_style(side, name, rng).image for name in names]
     image = background(size, rng, side.photos)
     for index, center in enumerate(centers):
         angle = rng.uniform(-12, 12) if rng.random() < 0.3 else 0

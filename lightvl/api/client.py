@@ -24,10 +24,12 @@ from lightvl.api.generation import (
 from lightvl.api.metrics import Metrics
 from lightvl.api.pixels import PixelSupply
 from lightvl.api.prepare import Preparer, PromptRules
+from lightvl.api.timings import stage_seconds
 from lightvl.errors import EngineLostError, RequestError
 from lightvl.messages import (
     Abort,
     AddRequest,
+    Encoded,
     FlushCaches,
     GetStats,
     NeedPixels,
@@ -82,6 +84,7 @@ class EngineClient:
             Started: self._on_started,
             Rejected: self._on_rejected,
             NeedPixels: self._on_need_pixels,
+            Encoded: self._on_encoded,
             PixelsDone: lambda message: self._supply.done(message.offset),
             Stats: self._on_stats,
         }
@@ -124,7 +127,7 @@ class EngineClient:
 
         Args:
             prepared: The generation owns it from now on.
-            ticket: Its place in the queue, given back when prefill begins.
+            ticket: Its place in the queue, given back with the first token.
             streaming: Whether `Generation.events` will be read.
 
         Raises:
@@ -227,6 +230,9 @@ class EngineClient:
                 if output.finish_reason is None:
                     stopped.append(Abort(output.request_id))
             generation.take(event)
+            if generation.num_unfinished == 0:
+                generation.ended_s = now_s
+                self.metrics.observe_stages(stage_seconds([generation]))
         if stopped:
             self._channel.send(*stopped)
 
@@ -251,8 +257,14 @@ class EngineClient:
         prepared = live[0].prepared
         for slot, image in zip(prepared.slots, prepared.images, strict=True):
             if slot.key == message.key:
-                self._supply.supply(message, image, live[0].fail)
+                self._supply.supply(message, image, live[0].fail, live[0].decoded)
                 return
+
+    def _on_encoded(self, message: Encoded) -> None:
+        keys, when_s = set(message.keys), time.monotonic() - message.ago_s
+        for generation, _ in self._live.values():
+            if generation.prepared.slots:
+                generation.encoded(keys, when_s)
 
     def _on_stats(self, message: Stats) -> None:
         future = self._stats.popleft()
@@ -262,7 +274,7 @@ class EngineClient:
     def _observe(self, generation: Generation, sequence: Sequence, now_s: float) -> None:
         if sequence.num_tokens == 1:
             self.metrics.time_to_first_token.observe(now_s - generation.arrived_s)
-            generation.first_token_s = generation.first_token_s or now_s
+            generation.begun(now_s)
         else:
             self.metrics.inter_token_latency.observe(now_s - sequence.last_s)
         sequence.last_s = now_s

@@ -12,6 +12,7 @@ from lightvl.api.admission import Ticket
 from lightvl.api.front import Front
 from lightvl.api.generation import Generation, GenerationRequest, TokenEvent
 from lightvl.api.schema import BodyT, decode_body
+from lightvl.api.timings import server_timing
 from lightvl.api.tracing import Tracing
 from lightvl.errors import RequestError
 from lightvl.multimodal.pool import ImageSource, LoadedImage, RequestMedia
@@ -60,7 +61,9 @@ class Exchange:
         self._held: RequestMedia | None = None
         self._generations: list[Generation] = []
         self._watcher: asyncio.Task[None] | None = None
+        self._handler: asyncio.Task[object] | None = None
         self._started = False
+        self._end: RequestError | None = None
 
     @property
     def client(self) -> bytes:
@@ -72,13 +75,41 @@ class Exchange:
         """The client's cache namespace."""
         return self.front.salt_of(self.client)
 
-    def enter(self) -> None:
-        """Takes a place in the queue, before the body is read.
+    async def run(
+        self, handler: Callable[["Exchange"], Awaitable[None]], *, queued: bool = True
+    ) -> None:
+        """Has a handler answer; its errors become answers, and so does `end`.
 
-        Raises:
-            RequestError: 429.
+        Args:
+            handler: Reads, generates and answers.
+            queued: Whether the request takes a place in the queue, before its body is read.
         """
-        self._ticket = self.front.admission.arrive(self.client)
+        self._handler = asyncio.current_task()
+        try:
+            await self._run(handler, queued=queued)
+        except asyncio.CancelledError:
+            if self._end is None or self._handler is None:
+                raise
+            self._handler.uncancel()
+            if self._started or not self.status:  # else its whole answer is on its way
+                await self.refuse(self._end)
+
+    def end(self, error: RequestError) -> None:
+        """Ends the handler, wherever it is; the client is told the error if it still listens."""
+        if self._end is None and self._handler is not None:
+            self._end = error
+            self._handler.cancel()
+
+    async def _run(self, handler: Callable[["Exchange"], Awaitable[None]], *, queued: bool) -> None:
+        try:
+            if queued:
+                self._ticket = self.front.admission.arrive(self.client)
+            await handler(self)
+        except RequestError as error:
+            await self.refuse(error)
+        except Exception:
+            log.exception("a request failed inside the server")
+            await self.refuse(internal_error())
 
     async def read(self, kind: type[BodyT]) -> BodyT:
         """Returns the decoded body.
@@ -100,7 +131,9 @@ class Exchange:
             self.body = head
         else:
             self._held = self.front.media.open()
-            self.body = await self._held.parse_body(_chained(head, chunks), num_bytes)
+            whole = _chained(head, chunks, self._watch)
+            self.body = await self._held.parse_body(whole, num_bytes)
+        self._watch()
         return decode_body(self.body, kind, checked=not is_small)
 
     async def load(self, sources: Sequence[ImageSource]) -> list[LoadedImage]:
@@ -115,31 +148,30 @@ class Exchange:
         return await self._held.load(sources)
 
     async def generate(self, request: GenerationRequest, *, streaming: bool = False) -> Generation:
-        """Sends a request to the engine; it is aborted when the client leaves.
+        """Sends a request to the engine; `close` ends it.
 
         Raises:
             RequestError: It can't be served.
         """
         held, self._held = self._held, None
         prepared = await self.front.client.prepare(request, held)
-        ticket, self._ticket = self._ticket, None
         try:
-            if ticket is not None:
-                ticket.add_tokens(len(prepared.token_ids) * request.num_sequences)
+            if self._ticket is not None:
+                self._ticket.add_tokens(len(prepared.token_ids) * request.num_sequences)
         except RequestError:
-            self._ticket = ticket
             prepared.release()
             raise
-        generation = self.front.client.start(prepared, ticket, streaming=streaming)
+        generation = self.front.client.start(prepared, self._ticket, streaming=streaming)
+        generation.began_s = self._began_s
         self._generations.append(generation)
-        if self._watcher is None:
-            self._watcher = asyncio.create_task(self._watch())
         return generation
 
-    async def reply(self, answer: object) -> None:
-        """Answers 200 with JSON."""
+    async def reply(self, answer: object, generations: Sequence[Generation] = ()) -> None:
+        """Answers 200 with JSON; the stages of `generations` go into `Server-Timing`."""
         self.status = 200
-        await send_bytes(self._send, msgspec.json.encode(answer), JSON)
+        data = msgspec.json.encode(answer)
+        headers = [(b"server-timing", server_timing(generations))] if generations else []
+        await send_bytes(self._send, data, JSON, headers=headers)
 
     async def stream(
         self,
@@ -213,12 +245,18 @@ class Exchange:
             more = message.get("more_body", False)
             yield message.get("body", b"")
 
-    async def _watch(self) -> None:
-        """Waits for the client to leave, then ends what it asked for."""
+    def _watch(self) -> None:
+        """From now on the request ends when the client leaves.
+
+        The body must have been read: what comes now is a disconnect.
+        """
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self._wait_for_leave())
+
+    async def _wait_for_leave(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        for generation in self._generations:
-            generation.fail(ClientGoneError())
+        self.end(ClientGoneError())  # nobody hears it; it is logged and counted
 
     async def _write(self, data: bytes) -> None:
         if not self._started:
@@ -248,21 +286,14 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         exchange = Exchange(self._front, scope, receive, send)
-        self._front.opened()
+        self._front.opened(exchange.end)
         try:
-            if self._queued:
-                exchange.enter()
-            await self._handler(exchange)
-        except RequestError as error:
-            await exchange.refuse(error)
-        except Exception:
-            log.exception("a request failed inside the server")
-            await exchange.refuse(internal_error())
+            await exchange.run(self._handler, queued=self._queued)
         finally:
             exchange.close()
             if self._front.tracing is not None:
                 exchange.trace(self._front.tracing)
-            self._front.closed()
+            self._front.closed(exchange.end)
 
 
 def internal_error() -> RequestError:
@@ -320,8 +351,11 @@ async def _first_bytes(chunks: AsyncIterator[bytes]) -> bytes:
     return head
 
 
-async def _chained(head: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _chained(
+    head: bytes, chunks: AsyncIterator[bytes], ended: Callable[[], None]
+) -> AsyncIterator[bytes]:
     if head:
         yield head
     async for chunk in chunks:
         yield chunk
+    ended()

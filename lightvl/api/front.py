@@ -1,6 +1,7 @@
 """What every route works with."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lightvl.api.admission import Admission
@@ -30,8 +31,7 @@ class Front:
         api_keys: Keys that open every route but the admin ones; none of any kind: all is open.
         admin_key: Opens every route, or None.
         draining: New requests are answered 503.
-        num_open: Requests to generating routes that are under way.
-        idle: Set while there are none.
+        idle: Set while no request to a generating route is under way.
         started_s: Unix time.
         tracing: Takes the times of ended requests, or None.
         choices: What the engine chose at start (device, kernels, memory), a line each.
@@ -53,20 +53,30 @@ class Front:
     choices: list[str] = field(default_factory=list)
     tracing: Tracing | None = None
     draining: bool = False
-    num_open: int = 0
     idle: asyncio.Event = field(default_factory=_set_event)
     warned_keys: set[str] = field(default_factory=set)
+    _open: set[Callable[[RequestError], None]] = field(default_factory=set)
 
-    def opened(self) -> None:
-        """A request to a generating route begins."""
-        self.num_open += 1
+    @property
+    def num_open(self) -> int:
+        """Requests to generating routes that are under way."""
+        return len(self._open)
+
+    def opened(self, end: Callable[[RequestError], None]) -> None:
+        """A request to a generating route begins; `end` ends it with an error."""
+        self._open.add(end)
         self.idle.clear()
 
-    def closed(self) -> None:
+    def closed(self, end: Callable[[RequestError], None]) -> None:
         """It has been answered or given up."""
-        self.num_open -= 1
-        if self.num_open == 0:
+        self._open.remove(end)
+        if not self._open:
             self.idle.set()
+
+    def end_all(self, error: RequestError) -> None:
+        """Ends every request under way, also those that have not come to the engine."""
+        for end in list(self._open):
+            end(error)
 
     def count_rejected(self, error: RequestError) -> None:
         """Counts a request that is answered with an error."""

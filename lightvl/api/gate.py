@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lightvl.api.exchange import send_error
 from lightvl.api.front import Front
+from lightvl.api.pages import is_public
 from lightvl.errors import EngineLostError, RequestError, StartupError
 from lightvl.utils.log import request_id
 
@@ -67,7 +68,7 @@ class Gate:
 
     def _check(self, scope: Scope) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path in HEALTH:
+        if path in HEALTH or is_public(scope["method"], path):
             return
         key = self._authenticate(scope, path)
         scope.setdefault("state", {})["client"] = hashlib.sha256(key).digest()[:16] if key else b""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
 
 import msgspec
@@ -86,6 +86,7 @@ class Prepared:
 
     Attributes:
         held: What it holds in the arena, or None.
+        loaded_s: When its pictures were there, by the monotonic clock.
     """
 
     request: GenerationRequest
@@ -94,6 +95,7 @@ class Prepared:
     slots: list[ImageSlot]
     images: list[LoadedImage]
     held: RequestMedia | None = None
+    loaded_s: float = field(default_factory=time.monotonic)
 
     def release(self) -> None:
         """Frees what it holds."""
@@ -190,9 +192,13 @@ class Generation:
         sequences: In order of their index.
         cached_tokens: Prompt tokens that the prefix cache had, once started.
         cached_images: For each picture, whether it needed no tower run in this request.
-        prepared_s: When it was sent to the engine, by the monotonic clock.
-        started_s: When its prefill began, or None.
+        began_s: When its first bytes came, by the monotonic clock, as the other times are.
+        prepared_s: When it was sent to the engine.
+        started_s: When it was admitted, or None.
+        decoded_s: When the last picture that it had to supply was decoded, or None.
+        encoded_s: When the last picture that it waited for was through the tower, or None.
         first_token_s: When its first token came, or None.
+        ended_s: When its last sequence ended, or None.
     """
 
     def __init__(
@@ -207,10 +213,13 @@ class Generation:
         self.num_unfinished = prepared.request.num_sequences
         self.cached_tokens = 0
         self.cached_images = [False] * len(prepared.images)
-        self.arrived_s = prepared.request.arrived_s
+        self.arrived_s = self.began_s = prepared.request.arrived_s
         self.prepared_s = time.monotonic()
         self.started_s: float | None = None
+        self.decoded_s: float | None = None
+        self.encoded_s: float | None = None
         self.first_token_s: float | None = None
+        self.ended_s: float | None = None
         self._ticket = ticket
         self._close = close
         self._timer: asyncio.TimerHandle | None = None
@@ -292,8 +301,25 @@ class Generation:
         self.started_s = time.monotonic()
         self.cached_tokens = message.cached_tokens
         self.cached_images = list(message.cached_images)
+
+    def begun(self, now_s: float) -> None:
+        """The first token is there: the place in the queue is free."""
+        self.first_token_s = self.first_token_s or now_s
         if self._ticket is not None:
             self._ticket.started()
+
+    def decoded(self) -> None:
+        """The engine was sent the pixels of one of the pictures."""
+        if self.first_token_s is None:
+            self.decoded_s = time.monotonic()
+
+    def encoded(self, keys: Collection[bytes], when_s: float) -> None:
+        """Pictures are through the tower; counts if one of them is waited for here."""
+        if self.started_s is None or self.first_token_s is not None:
+            return
+        slots = zip(self.prepared.slots, self.cached_images, strict=True)
+        if any(slot.key in keys and not cached for slot, cached in slots):
+            self.encoded_s = when_s
 
     def take(self, event: TokenEvent) -> None:
         """Hands a new token to the reader; wakes it if it wants to see each."""

@@ -70,12 +70,13 @@ class Lifecycle:
                 await asyncio.wait_for(front.idle.wait(), self._drain_s)
             except TimeoutError:
                 log.warning("%d requests are cut off", front.num_open)
-                front.client.fail_all(EngineLostError())
+                front.end_all(EngineLostError())
         self.ended.set()
 
     async def _on_loss(self, front: Front, process: subprocess.Popen[bytes]) -> None:
         await front.client.lost.wait()
         front.draining = True
+        front.end_all(EngineLostError("the engine was lost"))
         code = await asyncio.to_thread(end_process, process)
         log.error("the engine was lost (%s): the server ends", how_ended(code))
         self.exit_code = 1

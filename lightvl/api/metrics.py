@@ -57,6 +57,13 @@ class Metrics:
         self.image_decode_time = self._seconds(
             "image_decode", "From asking for a picture's pixels to having them, waits included."
         )
+        self.stage_time = Histogram(
+            PREFIX + "request_stage_seconds",
+            "Stages of an answered request; each begins where the one before ends.",
+            ("stage",),
+            registry=self._registry,
+            buckets=_SECONDS,
+        )
         self.request_prompt_tokens = self._tokens(
             "request_prompt_tokens", "Prompt tokens of a request."
         )
@@ -70,6 +77,12 @@ class Metrics:
         """Counts how long a picture's fetch or decoding took."""
         times = {"fetch": self.image_fetch_time, "decode": self.image_decode_time}
         times[stage].observe(seconds)
+
+    def observe_stages(self, seconds: Mapping[str, float]) -> None:
+        """Counts how long the stages of an answered request took."""
+        for stage, stage_s in seconds.items():
+            if stage != "total":
+                self.stage_time.labels(stage).observe(stage_s)
 
     def render(self, values: Mapping[str, float]) -> bytes:
         """Returns the exposition.
@@ -113,8 +126,12 @@ class _Elsewhere(Collector):
 
 
 _HELP = {
-    "num_requests_queued": "Requests that have arrived and whose prefill hasn't begun.",
+    "num_requests_queued": "Requests that have arrived and whose first token hasn't come.",
     "num_tokens_queued": "Prompt tokens of those.",
+    "event_loop_tasks": "Tasks of the front's event loop.",
+    "media_workers": "Decoder processes.",
+    "media_workers_lost_total": "Decoder processes that died or were killed, and replaced.",
+    "image_cache_images_in_use": "Pictures in the cache that a request holds.",
     "media_bytes": "Bytes of the arena in use, by what for.",
     "image_identity_conflicts_total": "Pictures with the MD5 of another one and other bytes.",
 }

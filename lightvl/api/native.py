@@ -16,6 +16,7 @@ from lightvl.api.schema import (
     TokensBody,
     unknown_keys,
 )
+from lightvl.api.timings import image_details
 from lightvl.errors import RequestError
 from lightvl.multimodal.pool import ImageSource
 from lightvl.types import SamplingParams
@@ -94,7 +95,7 @@ async def _whole(exchange: Exchange, body: GenerateBody) -> None:
     generation = await exchange.generate(request)
     await generation.finished()
     details = bool(parameters.return_details)
-    await exchange.reply(_answer(exchange.front, generation, details))
+    await exchange.reply(_answer(exchange.front, generation, details), [generation])
 
 
 async def _streamed(exchange: Exchange, body: GenerateBody) -> None:
@@ -183,7 +184,7 @@ def _answer(front: Front, generation: Generation, details: bool) -> dict[str, ob
     }
     if details:
         answer["tokens"] = _one_or_all([_token_details(front, s) for s in sequences])
-        answer["images"] = _image_details(generation)
+        answer["images"] = image_details(generation)
     return answer
 
 
@@ -201,23 +202,6 @@ def _token_details(front: Front, sequence: Sequence) -> list[dict[str, object]]:
             "special": event.token_id in special_ids,
         }
         for event in sequence.events
-    ]
-
-
-def _image_details(generation: Generation) -> list[dict[str, object]]:
-    prepared = generation.prepared
-    return [
-        {
-            "md5": image.md5,
-            "width": image.width,
-            "height": image.height,
-            "tiles": slot.grid.num_tiles,
-            "tokens": slot.num_tokens,
-            "cached": cached,
-        }
-        for image, slot, cached in zip(
-            prepared.images, prepared.slots, generation.cached_images, strict=True
-        )
     ]
 
 

@@ -28,6 +28,7 @@ from lightvl.api.openai_schema import (
     prompts_of,
 )
 from lightvl.api.sampling import openai_sampling, openai_text_options
+from lightvl.api.timings import usage_details
 from lightvl.api.tools import ToolCall, ToolParser, template_tools
 from lightvl.errors import RequestError
 from lightvl.multimodal.pool import ImageSource
@@ -57,7 +58,7 @@ async def chat_completions(exchange: Exchange) -> None:
         }
         for s in generation.sequences
     ]
-    await exchange.reply(_answer(front, "chat.completion", choices, [generation]))
+    await exchange.reply(_answer(front, "chat.completion", choices, [generation]), [generation])
 
 
 async def completions(exchange: Exchange) -> None:
@@ -73,7 +74,10 @@ async def completions(exchange: Exchange) -> None:
     if body.stream:
         await _stream(exchange, body, requests[0], _TextChunks)
         return
-    generations = [await exchange.generate(request) for request in requests]
+    generations = []
+    for request in requests:
+        generations.append(await exchange.generate(request))
+        await asyncio.sleep(0)  # others get their turn
     await asyncio.gather(*(generation.finished() for generation in generations))
     sequences = [s for generation in generations for s in generation.sequences]
     choices = [
@@ -85,7 +89,7 @@ async def completions(exchange: Exchange) -> None:
         }
         for index, s in enumerate(sequences)
     ]
-    await exchange.reply(_answer(front, "text_completion", choices, generations))
+    await exchange.reply(_answer(front, "text_completion", choices, generations), generations)
 
 
 class _Chunks(ABC):
@@ -125,8 +129,9 @@ class _Chunks(ABC):
         """Returns what follows the last token's event."""
         if not self._wants_usage:
             return DONE
-        usage = {**self._base, "choices": [], "usage": _usage([self._generation])}
-        return b"data: " + self._encoder.encode(usage) + b"\n\n" + DONE
+        usage = _usage([self._generation]) | {"lightvl": usage_details(self._generation)}
+        event = {**self._base, "choices": [], "usage": usage}
+        return b"data: " + self._encoder.encode(event) + b"\n\n" + DONE
 
     @abstractmethod
     def choice(self, event: TokenEvent) -> dict[str, object]:

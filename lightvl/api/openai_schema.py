@@ -8,6 +8,9 @@ from msgspec import Meta
 from lightvl.api.schema import Bias, Int64, MultimodalParams, Penalty, PositiveInt, Timeout
 from lightvl.errors import RequestError
 
+MAX_PROMPTS = 256
+"""Of one request to `/v1/completions`; each is prepared in the event loop."""
+
 
 class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`stream_options`."""
@@ -179,7 +182,7 @@ def prompts_of(body: CompletionBody) -> list[str | list[int]]:
     """Returns the prompts of a completion: a text, ids, or a list of either.
 
     Raises:
-        RequestError: The list is empty or mixes its kinds.
+        RequestError: The list is empty, mixes its kinds or has more than `MAX_PROMPTS`.
     """
     prompt = body.prompt
     if isinstance(prompt, str):
@@ -190,6 +193,10 @@ def prompts_of(body: CompletionBody) -> list[str | list[int]]:
     prompts = [item for item in prompt if not isinstance(item, int)]
     if not prompts or ids:
         raise RequestError("prompt: expected a text, token ids, or a list of these", param="prompt")
+    if len(prompts) > MAX_PROMPTS:
+        raise RequestError(
+            f"prompt: {len(prompts)} prompts, expected at most {MAX_PROMPTS}", param="prompt"
+        )
     return list(prompts)
 
 

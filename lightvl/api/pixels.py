@@ -23,7 +23,11 @@ class PixelSupply:
         self._decodes: dict[int, set[asyncio.Task[None]]] = {}
 
     def supply(
-        self, need: NeedPixels, image: LoadedImage, failed: Callable[[RequestError], None]
+        self,
+        need: NeedPixels,
+        image: LoadedImage,
+        failed: Callable[[RequestError], None],
+        decoded: Callable[[], None],
     ) -> None:
         """Decodes a picture in the background and sends it.
 
@@ -31,8 +35,9 @@ class PixelSupply:
             need: The engine's question.
             image: The picture that the request carries under that key.
             failed: Told when the picture is broken inside.
+            decoded: Told when the pixels are on their way.
         """
-        task = asyncio.create_task(self._decode(need, image, failed))
+        task = asyncio.create_task(self._decode(need, image, failed, decoded))
         tasks = self._decodes.setdefault(need.request_id, set())
         tasks.add(task)
         task.add_done_callback(lambda _: self._forget(need.request_id, task))
@@ -49,12 +54,17 @@ class PixelSupply:
             self._media.free(region)
 
     async def _decode(
-        self, need: NeedPixels, image: LoadedImage, failed: Callable[[RequestError], None]
+        self,
+        need: NeedPixels,
+        image: LoadedImage,
+        failed: Callable[[RequestError], None],
+        decoded: Callable[[], None],
     ) -> None:
         try:
             region = await self._media.decode(image)
             self._regions[region.offset] = region
             self._send(Pixels(need.key, region.offset, region.width, region.height))
+            decoded()
         except RequestError as error:
             failed(error)
 

@@ -76,6 +76,7 @@ class Preparer:
             if request.images:
                 held = held or self._media.open()
                 images = await _in_time(held.load(request.images), request.deadline_s)
+            loaded_s = time.monotonic()
             sizes = [(image.width, image.height) for image in images]
             keys = [image.sha256 for image in images]
             bounds = [source.max_tiles for source in request.images]
@@ -87,7 +88,7 @@ class Preparer:
             if held is not None:
                 held.release()
             raise
-        return Prepared(request, sampling, token_ids, slots, images, held)
+        return Prepared(request, sampling, token_ids, slots, images, held, loaded_s)
 
     def check_num_images(self, num_images: int) -> None:
         """Refuses pictures where none or fewer are taken.

@@ -1,6 +1,8 @@
 """HTTP/1.1 as uvicorn speaks it, with our shape of error for what is no HTTP.
 
-Patience ends: with heads that are too large or too slow, and with clients that stop reading.
+Patience ends: with heads that are too large or too slow, and with clients that stop reading. One
+request at a time: what comes before its answer is dropped, and the connection ends with the answer
+(RFC 9112, 9.3.2, allows that); so a client that leaves is always noticed.
 """
 
 import asyncio
@@ -27,6 +29,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **options)
+        self._is_deaf = False  # a further request has begun before the answer
         self._num_pending_bytes = 0  # came since the last part of a body or end of a head
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -44,6 +47,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parses what came; a head, or what follows a body, ends the connection if it is large."""
+        if self._is_deaf:
+            return
         self._num_pending_bytes += len(data)
         super().data_received(data)
         if self._num_pending_bytes > MAX_HEAD_BYTES:
@@ -51,6 +56,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request's first byte is there."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._is_deaf = True
+            self.cycle.keep_alive = False
+            raise ValueError("one request at a time")
         super().on_message_begin()
         _cancel(self._head_timer)
         self._head_timer = self.loop.call_later(HEAD_S, self._too_slow)
@@ -87,12 +96,15 @@ class HttpProtocol(HttpToolsProtocol):
         self._refuse(408, f"the request's head took longer than {HEAD_S:g} s")
 
     def _refuse(self, status: int, message: str) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._is_deaf:
             return
         cycle = self.cycle
-        if cycle is not None and cycle.response_started and not cycle.response_complete:
-            self.transport.close()  # an answer is on its way: nothing can be said
-            return
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.close()  # an answer is on its way: nothing can be said
+                return
         error = RequestError(message, status, code="invalid_http")
         body = msgspec.json.encode(error.body())
         head = (

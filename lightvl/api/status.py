@@ -1,5 +1,6 @@
 """Routes that tell about the server: health, names, load, metrics, and the admin's two."""
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 from importlib.metadata import version
@@ -97,6 +98,9 @@ class StatusRoutes:
         stats = await front.client.stats()
         values = stats | {
             "image_identity_conflicts_total": front.media.conflicts.total,
+            "event_loop_tasks": len(asyncio.all_tasks()),
+            "media_workers": len(front.media.workers.pids),
+            "media_workers_lost_total": front.media.workers.num_lost,
             "num_requests_queued": front.admission.waiting_requests,
             "num_tokens_queued": front.admission.waiting_tokens,
             **{

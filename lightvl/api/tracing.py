@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from lightvl.api.generation import Generation
+from lightvl.api.timings import stages
 from lightvl.errors import StartupError
 from lightvl.utils.env import wants_tracing
 
@@ -76,23 +77,6 @@ class Tracing:
     def close(self) -> None:
         """Sends what is left."""
         self._provider.shutdown()
-
-
-def stages(generation: Generation, now_s: float) -> list[tuple[str, float, float]]:
-    """Returns the stages that a generation has gone through: name, begin and end.
-
-    `prepare` is fetching, hashing and tokenizing; `queue` the wait for the engine; `prefill` runs
-    until the first token, decoding and encoding of pictures included; `decode` until the end.
-    """
-    marks = [
-        ("prepare", generation.arrived_s),
-        ("queue", generation.prepared_s),
-        ("prefill", generation.started_s),
-        ("decode", generation.first_token_s),
-    ]
-    reached = [(name, begin_s) for name, begin_s in marks if begin_s is not None]
-    ends = [begin_s for _, begin_s in reached[1:]] + [now_s]
-    return [(name, begin_s, end_s) for (name, begin_s), end_s in zip(reached, ends, strict=True)]
 
 
 def tracing_from_environment() -> Tracing | None:

@@ -100,6 +100,7 @@ class Engine:
             "kv_pages_used": num_used,
             "kv_pages_cached": pool.num_cached,
             "image_cache_images": len(pictures),
+            "image_cache_images_in_use": pictures.num_held,
             self._image_bytes_name: pictures.num_used_pages * self._tile_bytes,
             "image_cache_evictions_total": pictures.num_evictions,
             **{f"{name}_total": value for name, value in asdict(scheduler.counters).items()},

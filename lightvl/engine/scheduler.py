@@ -29,6 +29,7 @@ from lightvl.engine.plan import Join, PictureRows, Row, StepPlan, StepResult
 from lightvl.engine.sequence import Sequence
 from lightvl.messages import (
     AddRequest,
+    Encoded,
     NeedPixels,
     Pixels,
     PixelsDone,
@@ -56,6 +57,7 @@ class Step:
 
     Attributes:
         drawing: The sequences of the rows that draw an id, in order of rows.
+        encoded: Pictures whose last tile is in it.
         num_prefill: Prompt tokens in it.
         room: Prompt tokens that may still be added.
     """
@@ -66,6 +68,7 @@ class Step:
     rows: list[Row] = field(default_factory=list)
     drawing: list[Sequence] = field(default_factory=list)
     masks: dict[int, bytes] = field(default_factory=dict)
+    encoded: list[bytes] = field(default_factory=list)
     num_prefill: int = 0
     room: int = 0
 
@@ -207,6 +210,8 @@ class Scheduler:
             max_tiles = self._budget.tiles(streaming)
             max_pictures = self.config.visual_infer_batch_size
             step.pictures, step.tiles = pack_tiles(self.pictures, max_tiles, max_pictures)
+            keys = dict.fromkeys(tile.key for tile in step.tiles)
+            step.encoded = [key for key in keys if not self.pictures[key].num_tiles_left]
 
     def _plan_row(self, step: Step, seq: Sequence) -> None:
         if not seq.is_decoding:
@@ -286,9 +291,8 @@ class Scheduler:
 
     def _admit(self, step: Step, seq: Sequence) -> bool:
         """Gives the first waiting sequence a slot, prefix pages and pictures, or nothing."""
-        if len(seq.token_ids) < seq.num_tokens:  # an id drawn before its preemption is to come
-            return False
-        if seq.lacks_mask:  # that of the token which it had drawn then
+        # an id drawn before its preemption, or the mask of the next one, is to come
+        if len(seq.token_ids) < seq.num_tokens or seq.lacks_mask:
             return False
         seq.num_joined = seq.num_tokens
         self._holdings.match(seq)
@@ -360,6 +364,8 @@ class Scheduler:
     def apply(self, step: Step, result: StepResult) -> None:
         """Takes a step's results, in the order in which steps were planned."""
         self.outbox += [PixelsDone(work.key, work.offset) for work in step.pictures]
+        if step.encoded:
+            self.outbox.append(Encoded(step.encoded, result.text_s))
         self.counters.vision_tiles += len(step.tiles)
         num_decoding = len(step.drawing)
         self._budget.observe(len(step.tiles), step.num_prefill, num_decoding, result)

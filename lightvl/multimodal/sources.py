@@ -7,9 +7,12 @@ reserved at once before any of them is read.
 import asyncio
 import os
 import stat
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from lightvl.multimodal.base64 import BadBase64, data_url_payload, decode_base64
+
+T = TypeVar("T")
 
 
 class SourceError(Exception):
@@ -79,7 +82,7 @@ class FileSource:
             SourceError: It isn't there, isn't allowed, isn't a file, or is too long.
         """
         try:
-            fd = await asyncio.to_thread(_open_below, path, directory)
+            fd = await _to_its_end(lambda: _open_below(path, directory), os.close)
         except OSError:
             raise SourceError("can't be read: no such file is allowed") from None
         source = cls(fd, os.fstat(fd).st_size)
@@ -91,13 +94,31 @@ class FileSource:
     async def read_into(self, room: memoryview) -> int:
         """See `Source`."""
         assert self._fd is not None
-        return await asyncio.to_thread(_read_all, self._fd, room)
+        fd = self._fd
+        return await _to_its_end(lambda: _read_all(fd, room))
 
     async def close(self) -> None:
         """See `Source`."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+async def _to_its_end(call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+    """Runs a call in a thread; if cancelled, ends only with it: room and file are its till then.
+
+    Args:
+        call: What to do.
+        undo: Takes a result that nobody will have.
+    """
+    task = asyncio.ensure_future(asyncio.to_thread(call))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if task.exception() is None and undo is not None:
+            undo(task.result())
+        raise
 
 
 def _open_below(path: str, directory: str) -> int:

@@ -30,12 +30,16 @@ class WorkerPool:
         start: The first message to each worker.
         num_workers: Most processes at once.
         job_timeout_s: Wall time of one job; for the first of a worker, its start included.
+
+    Attributes:
+        num_lost: Workers that died or were killed for taking too long.
     """
 
     def __init__(self, arena: Arena, start: Start, num_workers: int, job_timeout_s: float) -> None:
         self._arena = arena
         self._start = start
         self.job_timeout_s = job_timeout_s
+        self.num_lost = 0
         self._places = asyncio.Semaphore(num_workers)
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
@@ -139,6 +143,7 @@ class WorkerPool:
         code = await asyncio.to_thread(worker.process.wait)
         await worker.channel.close()
         if not self._closing:
+            self.num_lost += 1
             log.warning("a media worker ended (%s) and is replaced", code)
 
 

@@ -5,6 +5,7 @@ from lightvl.ops.attention import paged_attention, vision_attention
 from lightvl.ops.embedding import gather_embeddings
 from lightvl.ops.image import image_preprocess
 from lightvl.ops.library import check_device, cpu_isa
+from lightvl.ops.linear import linear_small, prefers_linear_small
 from lightvl.ops.norm import add_rms_norm, layer_norm, rms_norm, scale_add
 from lightvl.ops.rotary import rope_write_kv
 from lightvl.ops.sampling import SampleParams, SampleResult, sample
@@ -19,7 +20,9 @@ __all__ = [
     "gelu",
     "image_preprocess",
     "layer_norm",
+    "linear_small",
     "paged_attention",
+    "prefers_linear_small",
     "rms_norm",
     "rope_write_kv",
     "sample",

@@ -54,7 +54,10 @@ def paged_attention(
 
     Decode, prefill and chunks of a prefill may be mixed in one call. New token i of a sequence
     stands at position `context_len - q_len + i` and sees the keys up to its own. A sequence's
-    result depends on nothing else in the call.
+    result depends on nothing else in the call; on a GPU its rounding does, since the lengths of
+    all decide where a sequence's keys are cut. On a GPU q is bfloat16 or float16 and D 64, 96 or
+    128; `LIGHTVL_ATTENTION=sm80` in the environment keeps to the kernels that every GPU from sm_80
+    on can run.
 
     Source: Kwon et al., "Efficient Memory Management for Large Language Model Serving with
     PagedAttention", 2023; Milakov and Gimelshein, "Online normalizer calculation for softmax",

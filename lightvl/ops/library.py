@@ -63,7 +63,7 @@ def check_device(device: torch.device) -> None:
     if not torch._C._dispatch_has_kernel_for_dispatch_key("lightvl::rms_norm", key):
         raise RuntimeError(
             f"this build has CPU kernels only, not for {device.type}; "
-            "reinstall with LIGHTVL_CUDA=1 where torch has CUDA and nvcc is found"
+            "reinstall where torch has CUDA and nvcc is found"
         )
 
 

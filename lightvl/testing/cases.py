@@ -12,6 +12,7 @@ from lightvl.testing import activation_reference as activation
 from lightvl.testing import attention_reference as attention
 from lightvl.testing import embedding_reference as embedding
 from lightvl.testing import image_reference as image
+from lightvl.testing import linear_reference as linear
 from lightvl.testing import norm_reference as norm
 from lightvl.testing import rotary_reference as rotary
 from lightvl.testing import sampling_reference as sampling
@@ -125,5 +126,16 @@ OPERATORS: dict[str, Operator] = {
         image.make_image_inputs,
         lambda i: ops.image_preprocess(*i.arguments()),
         image.image_preprocess_reference,
+    ),
+}
+
+# On the CPU these are torch's.
+CUDA_OPERATORS: dict[str, Operator] = {
+    "linear_small": Operator(
+        linear.LINEAR_CASES,
+        linear.LINEAR_SPEED_CASES,
+        linear.make_linear_inputs,
+        lambda i: ops.linear_small(i.x, i.weight, i.bias, residual=i.residual, silu_mul=i.silu_mul),
+        linear.linear_small_reference,
     ),
 }

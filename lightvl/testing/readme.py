@@ -1,4 +1,4 @@
-"""Writes the generated parts of README.md: `python -m lightvl.testing.readme README.md`.
+"""Writes generated parts: `python -m lightvl.testing.readme README.md docs/kernels.md`.
 
 A part stands between `<!-- NAME -->` and `<!-- end -->`; `tests/unit/test_docs.py` fails when one
 is out of date.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightvl.flags import ServerConfig, allowed_values, is_tuple, value_type
+from lightvl.testing import kernel_tables
 
 
 def flag_table() -> str:
@@ -39,7 +40,13 @@ def serving_table() -> str:
     return "\n".join([head, "", "| load | model | measured | aim |", "|---|---|---|---|", *lines])
 
 
-PARTS = {"flags": flag_table, "serving": serving_table}
+PARTS = {
+    "flags": flag_table,
+    "serving": serving_table,
+    "kernels": kernel_tables.summary_table,
+    "every_kernel": kernel_tables.full_table,
+    "kernel_host": kernel_tables.host_table,
+}
 SERVING_RESULTS = Path(__file__).resolve().parents[2] / "benchmarks/results/serving_cpu.jsonl"
 
 
@@ -82,9 +89,9 @@ def _meaning(f: dataclasses.Field[Any]) -> str:
 
 
 def main() -> None:
-    """Rewrites the file that the command line names."""
-    path = Path(sys.argv[1])
-    path.write_text(render(path.read_text()))
+    """Rewrites the files that the command line names."""
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(render(path.read_text()))
 
 
 if __name__ == "__main__":

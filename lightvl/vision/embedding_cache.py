@@ -74,6 +74,11 @@ class EmbeddingCache:
         return self._pictures[key]
 
     @property
+    def num_held(self) -> int:
+        """Pictures that a request holds."""
+        return sum(bool(picture.holders) for picture in self._pictures.values())
+
+    @property
     def num_used_pages(self) -> int:
         """Arena pages that belong to a picture."""
         return self.num_pages - len(self._free)

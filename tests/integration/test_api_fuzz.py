@@ -7,6 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lightvl.testing.server import ServerProcess
 
@@ -117,3 +119,43 @@ def test_mangled_bytes(http: httpx.Client, path: str) -> None:
             mangled[rng.randrange(len(mangled))] = rng.randrange(256)
         answer = http.post(path, content=bytes(mangled[: rng.randint(1, len(mangled))]))
         assert answer.status_code in (200, 400, 404), (mangled, answer.text)
+
+
+def keys_of(value: Any) -> set[str]:
+    """Every key in a body, at any depth."""
+    if isinstance(value, dict):
+        return set(value).union(*(keys_of(inner) for inner in value.values()))
+    return set().union(*(keys_of(inner) for inner in value)) if isinstance(value, list) else set()
+
+
+KEYS = sorted(set().union(*(keys_of(body) for body in ROUTES.values())))
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**65), 2**65)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20)
+    | st.sampled_from(["user", "<image>", "url", "base64", PNG, "data:image/png;base64," + PNG])
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_any_json(http: httpx.Client, path: str) -> None:
+    @settings(
+        max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
+    @given(st.dictionaries(st.sampled_from(sorted(ROUTES[path])), VALUES, max_size=4), VALUES)
+    def test(changes: dict[str, Any], anything: Any) -> None:
+        for body in (ROUTES[path] | changes, anything):
+            answer = http.post(path, content=json.dumps(body))
+            assert answer.status_code in (200, 400, 404), (body, answer.text)
+
+    test()

@@ -11,6 +11,7 @@ import openai
 import pytest
 from PIL import Image
 
+from lightvl.api.openai_schema import MAX_PROMPTS
 from lightvl.testing.server import ServerProcess
 
 WORDS = "hello world, nice to meet you"
@@ -226,6 +227,10 @@ def test_completions_of_several_prompts(client: openai.OpenAI) -> None:
     default = client.completions.create(model="echo", prompt=WORDS)
     assert default.usage is not None
     assert default.usage.completion_tokens == 16
+    most = client.completions.create(model="echo", prompt=["a"] * MAX_PROMPTS, max_tokens=1)
+    assert len(most.choices) == MAX_PROMPTS
+    with pytest.raises(openai.BadRequestError, match="expected at most"):
+        client.completions.create(model="echo", prompt=["a"] * (MAX_PROMPTS + 1), max_tokens=1)
 
 
 def test_pictures_stand_where_they_are(client: openai.OpenAI) -> None:

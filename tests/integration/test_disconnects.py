@@ -22,6 +22,7 @@ GAUGE = re.compile(r"^lightvl:([a-z_]+(?:\{[^}]*\})?) ([0-9.e+-]+)$", re.MULTILI
 AT_REST = (
     *("num_requests_running", "num_requests_waiting", "num_requests_queued", "num_tokens_queued"),
     *("kv_pages_used", *(f'media_bytes{{purpose="{p}"}}' for p in ("request", "more", "pixels"))),
+    "image_cache_images_in_use",
 )
 
 
@@ -76,6 +77,8 @@ def at_rest(server: ServerProcess) -> tuple[dict[str, float], int]:
     ends_s = time.monotonic() + 60
     while True:
         found = gauges(server.url)
+        if "kv_pages_used" not in found:
+            continue  # the engine was busy for a second
         num_fds = psutil.Process(server.process.pid).num_fds()
         if not any(found[name] for name in AT_REST):
             return found, num_fds
@@ -89,10 +92,11 @@ def run(num_clients: int) -> None:
     with ServerProcess(*flags, engine=ENGINE, environment=environment) as server:
         port = urlsplit(server.url).port or 0
         asyncio.run(crowd(port, 20, 0))  # what is opened once is open after this
-        _, num_fds = at_rest(server)
+        before, num_fds = at_rest(server)
         asyncio.run(crowd(port, num_clients, 1))
-        _, num_fds_later = at_rest(server)
+        after, num_fds_later = at_rest(server)
         assert num_fds_later <= num_fds + 2  # the second decoder may have started later
+        assert after["event_loop_tasks"] <= before["event_loop_tasks"] + 2  # and its reader, too
         answer = httpx.post(server.url + "/generate", json={"inputs": "Hello"}, timeout=60)
         assert answer.status_code == 200
         assert "failed inside" not in server.log

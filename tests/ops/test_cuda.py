@@ -1,12 +1,10 @@
 """The CUDA kernels on the cases that the CPU's run, against the same float64 references."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from lightvl import ops
 from lightvl.testing.attention_reference import (
@@ -18,7 +16,7 @@ from lightvl.testing.attention_reference import (
 )
 from lightvl.testing.cases import OPERATORS
 from lightvl.testing.compare import DTYPES, TOLERANCE, assert_close
-from lightvl.testing.image_reference import IMAGE_CASES, ImageInputs, make_image_inputs
+from lightvl.testing.image_reference import IMAGE_CASES, make_image_inputs
 from lightvl.testing.norm_reference import (
     EPS,
     RowsCase,
@@ -32,44 +30,11 @@ from lightvl.testing.rotary_reference import (
     make_rope_inputs,
     rope_write_kv_reference,
 )
-from lightvl.testing.sampling_reference import SampleCase, make_logits, make_sample_params
+from tests.ops.gpu import EXACT, HALF_DTYPES, HEAD_DIMS, needs_gpu, supported, to_gpu
 
-BUILT = torch._C._dispatch_has_kernel_for_dispatch_key("lightvl::rms_norm", "CUDA")
+pytestmark = needs_gpu
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not BUILT, reason="this build of lightvl has no CUDA kernels"),
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
-]
-
-ATTENTION = ("paged_attention", "vision_attention")
-HEAD_DIMS = (64, 96, 128)
-HALF_DTYPES = (torch.bfloat16, torch.float16)
 SUMS = 4  # as on the CPU: sums of hundreds of products
-
-
-def copy_storage(x: Tensor) -> Tensor:
-    """The tensor on the GPU with its strides and all that lies between its elements."""
-    whole = x.as_strided((x.untyped_storage().nbytes() // x.element_size(),), (1,), 0)
-    return whole.cuda().as_strided(x.shape, x.stride(), x.storage_offset())
-
-
-def to_gpu(inputs: Any) -> Any:
-    """Inputs of any operator with their tensors on the GPU."""
-    if isinstance(inputs, Tensor):
-        return copy_storage(inputs)
-    if isinstance(inputs, tuple):
-        return tuple(to_gpu(x) for x in inputs)
-    if isinstance(inputs, ImageInputs):  # grids and mean_std stay where the host reads them
-        return replace(inputs, images=[image.cuda() for image in inputs.images])
-    if is_dataclass(inputs) and not isinstance(inputs, type):
-        moved = {field.name: to_gpu(getattr(inputs, field.name)) for field in fields(inputs)}
-        return replace(inputs, **moved)
-    return inputs
-
-
-def supported(name: str, case: Any, dtype: torch.dtype) -> bool:
-    return name not in ATTENTION or (case.head_dim in HEAD_DIMS and dtype in HALF_DTYPES)
 
 
 def all_cases() -> Iterator[Any]:
@@ -87,7 +52,7 @@ def test_equals_the_reference(name: str, case: object, dtype: torch.dtype) -> No
     inputs = to_gpu(operator.make(case, dtype))
     with poisoned_memory():
         actual = operator.run(inputs).cpu()
-    if name in ("sample", "gather_embeddings"):
+    if name in EXACT:
         assert torch.equal(actual, expected)
     else:
         assert_close(actual, expected, TOLERANCE[dtype] * SUMS)
@@ -134,34 +99,6 @@ def test_log_of_the_denominator(case: PagedCase, dtype: torch.dtype) -> None:
     moved: PagedInputs = to_gpu(inputs)
     _, lse = ops.paged_attention(*moved.arguments(), lse=True)
     assert_close(lse.cpu(), expected, 1e-3)
-
-
-def captured(run: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = run()
-    return graph, out
-
-
-def test_a_graph_replays_other_lengths() -> None:
-    long = to_gpu(make_paged_inputs(PagedCase((1, 1), (2000, 1500)), torch.bfloat16))
-    ops.paged_attention(*long.arguments())
-    graph, out = captured(lambda: ops.paged_attention(*long.arguments()))
-    short = torch.tensor([700, 3], dtype=torch.int32, device="cuda")
-    expected = ops.paged_attention(*replace(long, context_lens=short).arguments())
-    long.context_lens.copy_(short)
-    graph.replay()
-    assert torch.equal(out, expected)
-
-
-def test_a_draw_does_not_depend_on_the_batch() -> None:
-    case = SampleCase(64, 5000, temperature=2.0, top_p=0.9)
-    logits, params = to_gpu((make_logits(case, torch.float32), make_sample_params(case)))
-    together = ops.sample(logits, params).ids
-    for row in (0, 17, 63):
-        names = ("temperature", "top_k", "top_p", "min_p", "seeds", "offsets")
-        one = ops.SampleParams(*(getattr(params, name)[row : row + 1] for name in names))
-        assert ops.sample(logits[row : row + 1], one).ids.item() == together[row].item()
 
 
 def test_tensors_of_two_devices_are_refused() -> None:

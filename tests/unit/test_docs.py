@@ -24,10 +24,11 @@ COMMANDS = {
 }
 
 
-def test_generated_parts_of_the_readme_are_current() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert "| `--cache_capacity` | `200` |" in text
-    assert render(text) == text, "run `python -m lightvl.testing.readme README.md`"
+@pytest.mark.parametrize("name", ["README.md", "docs/kernels.md"])
+def test_generated_parts_are_current(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert "<!-- end -->" in text
+    assert render(text) == text, f"run `python -m lightvl.testing.readme {name}`"
 
 
 def test_an_unknown_generated_part_is_an_error() -> None:

@@ -1,12 +1,15 @@
 """Pictures inside requests and in local files."""
 
 import asyncio
+import os
+import threading
 from collections.abc import Awaitable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lightvl.multimodal import sources
 from lightvl.multimodal.sources import Base64Source, FileSource, SourceError
 
 BODY = b"picture bytes " * 1000
@@ -104,3 +107,43 @@ def test_a_file_that_is_too_long(folder: Path) -> None:
         assert text == f"is larger than the {len(BODY) - 1} bytes allowed"
 
     run(test())
+
+
+@pytest.mark.parametrize("stage", ["_open_below", "_read_all"])
+def test_a_cancelled_request_ends_with_its_thread(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "picture").write_bytes(BODY)
+    may_go_on, inside, over = threading.Event(), threading.Event(), threading.Event()
+    usual = getattr(sources, stage)
+
+    def held_up(*arguments: object) -> object:
+        inside.set()
+        may_go_on.wait(10)
+        result = usual(*arguments)
+        over.set()
+        return result
+
+    monkeypatch.setattr(sources, stage, held_up)
+
+    async def use() -> None:
+        source = await FileSource.open(f"{tmp_path}/picture", str(tmp_path), 100_000)
+        try:
+            await source.read_into(memoryview(bytearray(len(BODY))))
+        finally:
+            await source.close()
+
+    async def test() -> None:
+        task = asyncio.create_task(use())
+        await asyncio.to_thread(inside.wait)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=0.05)
+        assert not done  # the thread may still write to the room
+        may_go_on.set()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert over.is_set()
+
+    num_files = len(os.listdir("/proc/self/fd"))
+    run(test())
+    assert len(os.listdir("/proc/self/fd")) == num_files

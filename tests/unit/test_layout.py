@@ -9,8 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 400
 
-# Operator and family, as docs/architecture.md lists them; the CPU uses torch's matrix products and
-# its collectives, so those have no kernels here.
+# Operator and family, as docs/architecture.md lists them.
 FAMILIES = {
     "paged_attention": "attention",
     "vision_attention": "attention",
@@ -25,6 +24,7 @@ FAMILIES = {
     "gather_embeddings": "embedding",
     "sample": "sampling",
 }
+CUDA_ONLY = {"linear_small": "linear"}  # the CPU uses torch's matrix products
 
 
 def read(*parts: str) -> str:
@@ -37,13 +37,23 @@ def tracked(*patterns: str) -> list[Path]:
     return [ROOT / name for name in names.split("\0") if name and (ROOT / name).exists()]
 
 
-@pytest.mark.parametrize("operator", FAMILIES)
+@pytest.mark.parametrize("operator", [*FAMILIES, *CUDA_ONLY])
 def test_an_operator_has_one_of_each(operator: str) -> None:
-    family = FAMILIES[operator]
+    family = (FAMILIES | CUDA_ONLY)[operator]
     assert len(re.findall(rf'm\.def\("{operator}\(', read("csrc/ops/registration.cpp"))) == 1
     host = read(f"csrc/ops/{family}.cpp")
     assert f'm.impl("{operator}", TORCH_BOX(&{operator}))' in host
     assert f'Op op{{"{operator}"}}' in host
+    wrapper = read(f"lightvl/ops/{family}.py")
+    assert f'out_operator("{operator}")' in wrapper  # its fake, too
+    assert re.search(rf"^def {operator}\(", wrapper, re.MULTILINE)
+    assert f'"{operator}",' in read("lightvl/ops/__init__.py")
+    assert f'"{operator}": ' in read("lightvl/testing/cases.py")
+
+
+@pytest.mark.parametrize("operator", FAMILIES)
+def test_an_operator_has_a_cpu_kernel(operator: str) -> None:
+    family = FAMILIES[operator]
     table = read("csrc/cpu/kernels.h")
     params = re.search(rf"RowKernel<(\w+)>\* {operator};", table)
     assert params
@@ -54,16 +64,11 @@ def test_an_operator_has_one_of_each(operator: str) -> None:
     kernels = "".join(path.read_text() for path in ROOT.glob(f"csrc/cpu/{family}*.cpp"))
     signature = rf"void {operator}\(const {params[1]}& \w+, int64_t begin, int64_t end\) {{"
     assert re.search(signature, kernels)
-    wrapper = read(f"lightvl/ops/{family}.py")
-    assert f'out_operator("{operator}")' in wrapper  # its fake, too
-    assert re.search(rf"^def {operator}\(", wrapper, re.MULTILINE)
-    assert f'"{operator}",' in read("lightvl/ops/__init__.py")
-    assert f'"{operator}": ' in read("lightvl/testing/cases.py")
 
 
 def test_every_registered_operator_is_listed() -> None:
     schemas = re.findall(r'm\.def\("(\w+)\(', read("csrc/ops/registration.cpp"))
-    assert sorted(schemas) == sorted([*FAMILIES, "cpu_isa"])
+    assert sorted(schemas) == sorted([*FAMILIES, *CUDA_ONLY, "cpu_isa"])
 
 
 def test_only_the_operator_layer_includes_torch() -> None:

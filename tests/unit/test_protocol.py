@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lightvl.api import protocol
 from lightvl.api.protocol import MAX_HEAD_BYTES, HttpProtocol
@@ -41,7 +41,7 @@ class App:
         self.ended.set()
 
 
-def serve(app: App, test: Callable[[int], Awaitable[None]]) -> None:
+def serve(app: ASGIApp, test: Callable[[int], Awaitable[None]]) -> None:
     async def run() -> None:
         config = uvicorn.Config(app, http=HttpProtocol, ws="none", lifespan="off", log_config=None)
         server = uvicorn.Server(config)
@@ -186,3 +186,34 @@ def test_a_slow_reader_is_not_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> Non
         writer.close()
 
     serve(app, test)
+
+
+def test_a_request_before_the_answer_ends_the_connection_with_it() -> None:
+    app = App()
+
+    async def test(port: int) -> None:
+        request = b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\nab"
+        answer = await answer_to(port, request + request + b"garbage" * 100_000)
+        assert answer.count(OK) == 1
+        assert app.num_read == 2
+
+    serve(app, test)
+
+
+def test_a_client_that_leaves_with_a_second_request_sent_is_noticed() -> None:
+    gone = asyncio.Event()
+
+    async def waiting(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    async def test(port: int) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n" * 20 + b"a" * (1 << 20))
+        await writer.drain()
+        writer.transport.abort()
+        async with asyncio.timeout(5):
+            await gone.wait()
+
+    serve(waiting, test)

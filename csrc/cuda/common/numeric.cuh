@@ -39,6 +39,39 @@ __device__ void store_pack(T* to, const Pack<T, kSize>& pack) {
   *reinterpret_cast<Pack<T, kSize>*>(to) = pack;
 }
 
+// The same for a large result, whose lines then leave L2 before others.
+template <class T, int kSize>
+__device__ void stream_pack(T* to, const Pack<T, kSize>& pack) {
+  if constexpr (sizeof(pack) == sizeof(uint4)) {
+    __stcs(reinterpret_cast<uint4*>(to), reinterpret_cast<const uint4&>(pack));
+  } else {
+    store_pack(to, pack);
+  }
+}
+
+// A pack's bits in whole registers. Unpacking tells the compiler nothing of their origin: else it
+// would keep the elements of one use for the next, in two to four times the registers.
+template <class T, int kPack>
+class PackBits {
+ public:
+  PackBits() = default;
+  __device__ explicit PackBits(const Pack<T, kPack>& pack)
+      : bits_(reinterpret_cast<const Bits&>(pack)) {}
+
+  __device__ Pack<T, kPack> unpack() const {
+    Bits bits = bits_;
+    if constexpr (kIsWide) {
+      asm volatile("" : "+r"(bits.x), "+r"(bits.y), "+r"(bits.z), "+r"(bits.w));
+    }
+    return reinterpret_cast<Pack<T, kPack>&>(bits);
+  }
+
+ private:
+  static constexpr bool kIsWide = sizeof(Pack<T, kPack>) == sizeof(uint4);
+  using Bits = std::conditional_t<kIsWide, uint4, Pack<T, kPack>>;
+  Bits bits_;
+};
+
 // Calls f(std::type_identity<T>) with the element type of `dtype`.
 template <class F>
 cudaError_t dispatch_dtype(DType dtype, F&& f) {

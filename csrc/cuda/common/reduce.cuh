@@ -21,11 +21,11 @@ struct Max {
   }
 };
 
-// Every lane gets the result.
-template <class T, class Combine>
+// Over aligned groups of kLanes lanes; every lane gets the result of its group.
+template <int kLanes = 32, class T, class Combine>
 __device__ T warp_reduce(T value, Combine combine) {
 #pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
+  for (int step = kLanes / 2; step > 0; step /= 2) {
     value = combine(value, __shfl_xor_sync(kAllLanes, value, step));
   }
   return value;

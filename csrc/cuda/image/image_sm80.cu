@@ -1,13 +1,105 @@
+#include <algorithm>
+
+#include "cuda/image/image_plain.cuh"
 #include "cuda/image/image_preprocess.cuh"
+#include "cuda/image/plan.h"
 #include "cuda/launchers.h"
 
 namespace lightvl::cuda {
+namespace {
+
+ImageTarget make_target(const ImageSource& source, int64_t tile_size) {
+  ImageTarget target{};
+  target.pixels = source.pixels;
+  target.axis[0] = make_axis(source.width, source.cols * tile_size);
+  target.axis[1] = make_axis(source.height, source.rows * tile_size);
+  target.first_tile = source.first_tile;
+  target.cols = source.cols;
+  target.down_first = goes_down_first(target.axis[0], target.axis[1]);
+  return target;
+}
+
+// Adds a target's blocks to those of a launch.
+int add_blocks(ImageTarget& target, int64_t tile_size, int first_block) {
+  const int x = target.down_first ? 1 : 0;
+  const auto blocks = [&](int axis) {
+    return static_cast<int32_t>((tile_size + target.layout.outputs[axis] - 1) /
+                                target.layout.outputs[axis]);
+  };
+  target.first_block = first_block;
+  target.blocks_across = blocks(x);
+  target.blocks_down = blocks(1 - x);
+  const int64_t tiles = target.axis[1].out_size / tile_size * target.cols;
+  return first_block + static_cast<int>(tiles) * target.blocks_across * target.blocks_down;
+}
+
+template <class T>
+cudaError_t launch_blocks(ImageLaunch& p, cudaStream_t stream) {
+  if (p.num_targets == 0) return cudaSuccess;
+  // Blocks that take long come first.
+  const auto length = [](const ImageTarget& t) {
+    return t.axis[0].scale * t.axis[1].scale * t.layout.outputs[0] * t.layout.outputs[1];
+  };
+  std::stable_sort(p.targets, p.targets + p.num_targets,
+                   [&](const auto& a, const auto& b) { return length(a) > length(b); });
+  int num_blocks = 0, num_bytes = 0;
+  for (int i = 0; i < p.num_targets; ++i) {
+    num_blocks = add_blocks(p.targets[i], p.tile_size, num_blocks);
+    num_bytes = std::max(num_bytes, p.targets[i].layout.num_bytes);
+  }
+  const auto kernel = image_preprocess_kernel<T>;
+  const cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, num_bytes);
+  if (status != cudaSuccess) return status;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                       cudaSharedmemCarveoutMaxShared);
+  kernel<<<static_cast<unsigned>(num_blocks), kImageThreads, static_cast<size_t>(num_bytes),
+           stream>>>(p);
+  p.num_targets = 0;
+  return cudaGetLastError();
+}
+
+template <class T>
+cudaError_t launch_plain(ImageLaunch p, const ImageTarget& target, cudaStream_t stream) {
+  p.targets[0] = target;
+  const int64_t pixels = int64_t{target.axis[0].out_size} * target.axis[1].out_size;
+  image_plain_kernel<T><<<static_cast<unsigned>((pixels + kImageThreads - 1) / kImageThreads),
+                          kImageThreads, 0, stream>>>(p);
+  return cudaGetLastError();
+}
+
+// One launch for every kMaxTargets targets.
+template <class T>
+cudaError_t launch_all(const ImagePreprocessWork& work, cudaStream_t stream) {
+  int device = 0, limit = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  if (status != cudaSuccess) return status;
+  status = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (status != cudaSuccess) return status;
+  constexpr int kStatic = 4096;  // table and bases
+  ImageLaunch launch{};
+  launch.tile_size = static_cast<int32_t>(work.tile_size);
+  launch.patch_size = static_cast<int32_t>(work.patch_size);
+  std::copy_n(work.mean_std, 6, launch.mean_std);
+  launch.out = work.out;
+  for (int64_t i = 0; i < work.num_sources && status == cudaSuccess; ++i) {
+    ImageTarget target = make_target(work.sources[i], work.tile_size);
+    if (!choose_layout(target, work.tile_size, work.patch_size, limit - kStatic)) {
+      status = launch_plain<T>(launch, target, stream);
+      continue;
+    }
+    launch.targets[launch.num_targets++] = target;
+    if (launch.num_targets == kMaxTargets) status = launch_blocks<T>(launch, stream);
+  }
+  return status == cudaSuccess ? launch_blocks<T>(launch, stream) : status;
+}
+
+}  // namespace
 
 int image_preprocess(const ImagePreprocessWork& work, Stream stream) {
-  if (work.work.dtype == DType::kUInt8) return launch_image_preprocess<uint8_t>(work, stream);
-  return dispatch_dtype(work.work.dtype, [&]<class T>(std::type_identity<T>) {
-    return launch_image_preprocess<T>(work, stream);
-  });
+  if (work.dtype == DType::kUInt8) return launch_all<uint8_t>(work, stream);
+  return dispatch_dtype(
+      work.dtype, [&]<class T>(std::type_identity<T>) { return launch_all<T>(work, stream); });
 }
 
 }  // namespace lightvl::cuda

@@ -1,4 +1,4 @@
-// Sampling of the next token: one block a row of the vocabulary.
+// Sampling of the next token where no cluster of blocks can hold a row: one block a row.
 //
 // A float32 copy of the row takes penalties, bias and mask. Every filter is then a threshold on it:
 // top-k the k-th largest score, top-p a cut by mass, min-p a distance from the maximum. What lies
@@ -13,8 +13,6 @@
 #include "cuda/sampling/select.cuh"
 
 namespace lightvl::cuda {
-
-constexpr float kGreedyTemperature = 1e-5f;
 
 // A score and whose it is.
 struct Candidate {
@@ -44,9 +42,6 @@ __device__ inline Candidate best_of_block(Candidate own) {
   __syncthreads();
   return reduce(partial[threadIdx.x % 32]);
 }
-
-// NaN becomes -inf, +inf the largest float.
-__device__ inline float sanitised(float x) { return x == x ? fminf(x, FLT_MAX) : -INFINITY; }
 
 constexpr Candidate kNobody{-INFINITY, INT32_MAX};
 
@@ -94,8 +89,7 @@ __device__ void edit_row(const SampleParams& p, int64_t row, const T* logits, fl
 
 // The score from which on a token takes part in the draw.
 __device__ inline float filter(const SampleParams& p, int64_t row, const float* scores, float max,
-                               Selection& shared) {
-  constexpr double kOne = 1ull << 40;  // mass of the most probable token
+                               BlockSelection& shared) {
   const float temperature = p.temperature[row], inverse = 1.0f / temperature;
   float cut = -FLT_MAX;
   if (p.top_k[row] > 0 && p.top_k[row] < p.vocab_size) {
@@ -110,17 +104,14 @@ __device__ inline float filter(const SampleParams& p, int64_t row, const float* 
     }
   }
   if (p.top_p[row] < 1.0f) {
-    const auto weigh = [&](float score) {
-      return static_cast<Mass>(static_cast<double>(expf((score - max) * inverse)) * kOne);
-    };
+    const auto weigh = [&](float score) { return Mass{weight_of(score, max, inverse)}; };
     Mass total = 0;
     for (int64_t i = threadIdx.x; i < p.vocab_size; i += kSampleThreads) {
       if (scores[i] >= cut) total += weigh(scores[i]);
     }
     total = block_reduce(total, Sum{}, Mass{0});
-    const Mass wanted = static_cast<Mass>(ceil(static_cast<double>(p.top_p[row]) * total));
-    const Mass target = wanted < 1 ? 1 : (wanted > total ? total : wanted);
-    cut = threshold_by_mass(shared, scores, p.vocab_size, cut, target, weigh);
+    cut = threshold_by_mass(shared, scores, p.vocab_size, cut, top_p_target(p.top_p[row], total),
+                            weigh);
   }
   if (p.min_p[row] > 0.0f) cut = fmaxf(cut, max + temperature * logf(p.min_p[row]));
   return fminf(cut, max);
@@ -180,7 +171,7 @@ __device__ float write_top(const SampleParams& p, int64_t row, Score&& score) {
 template <class T>
 __global__ void __launch_bounds__(kSampleThreads)
     sample_kernel(const __grid_constant__ SampleWork work) {
-  __shared__ Selection shared;
+  __shared__ BlockSelection shared;
   const SampleParams& p = work.params;
   const int64_t row = blockIdx.x;
   const T* logits = static_cast<const T*>(p.logits) + row * p.logits_stride;

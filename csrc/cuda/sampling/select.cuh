@@ -6,24 +6,15 @@
 #include <cub/block/block_scan.cuh>
 
 #include "cuda/common/reduce.cuh"
+#include "cuda/sampling/mass.cuh"
+#include "cuda/sampling/order.cuh"
 
 namespace lightvl::cuda {
 
 constexpr int kSampleThreads = 1024;
 constexpr int kBins = 2048;
 
-using Mass = unsigned long long;
-
-// Bits that compare like the floats that they stand for, and back.
-__device__ inline uint32_t ordered_bits(float x) {
-  const uint32_t bits = __float_as_uint(x);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-__device__ inline float from_ordered_bits(uint32_t bits) {
-  return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
-}
-
-struct Selection {
+struct BlockSelection {
   Mass histogram[kBins];
   cub::BlockScan<Mass, kSampleThreads>::TempStorage scan;
   int bin;
@@ -31,7 +22,7 @@ struct Selection {
 };
 
 // Finds the highest bin such that it and the bins above it weigh at least `target`.
-__device__ inline void find_bin(Selection& shared, Mass target) {
+__device__ inline void find_bin(BlockSelection& shared, Mass target) {
   static_assert(kBins == 2 * kSampleThreads);
   const int high = kBins - 1 - 2 * static_cast<int>(threadIdx.x);  // this thread's, then the next
   const Mass first = shared.histogram[high], second = shared.histogram[high - 1];
@@ -50,7 +41,7 @@ __device__ inline void find_bin(Selection& shared, Mass target) {
 // The largest score such that it and all larger ones weigh at least `target`, which is positive and
 // at most the weight of all scores from `floor` on. weigh(score) is a Mass.
 template <class Weigh>
-__device__ float threshold_by_mass(Selection& shared, const float* scores, int64_t size,
+__device__ float threshold_by_mass(BlockSelection& shared, const float* scores, int64_t size,
                                    float floor, Mass target, Weigh&& weigh) {
   constexpr int kShifts[3] = {21, 10, 0};
   uint32_t prefix = 0, known = 0;  // bits that the earlier rounds have fixed

@@ -1,0 +1,80 @@
+"""What a call of each operator costs the host: the typed function, with its checks and outputs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.kernels import image, paged, sampling, vision
+from benchmarks.kernels.elementwise import make_rope, norm_inputs
+from benchmarks.kernels.linear import make as make_linear
+from benchmarks.kernels.timing import host_us, random
+from lightvl import ops
+from lightvl.testing.norm_reference import EPS
+from lightvl.testing.sampling_reference import SampleCase
+
+FEW, MANY = 8.0, 15.0  # microseconds for up to four tensors, and for more
+
+
+def _calls() -> dict[str, tuple[Callable[[], object], float]]:
+    """Each operator on a shape that keeps the GPU for less than the host, and its budget."""
+    i = norm_inputs(1, 3584)
+    gate_up = random(1, 7168)
+    gather = (torch.zeros(1, dtype=torch.int64, device="cuda"), random(9, 3584))
+    image_rows, arena = torch.zeros(1, dtype=torch.int32, device="cuda"), random(9, 3584)
+    rope = make_rope(1)
+    q, k, v = rope.parts()
+    k_cache, v_cache = (x.contiguous() for x in rope.new_cache(4, 64, 128).unbind(1))
+    rope_arguments = (q, k, v, rope.cos_sin, rope.rows, rope.slots, k_cache, v_cache)
+    decode = paged.make("2B", (64,), 1, 64)
+    keys, values = decode.kv.unbind(1)
+    tables = (decode.table, decode.cu_q_lens, decode.context_lens)
+    prefill = paged.make("2B", (64,), 64, 64)
+    prefill_keys, prefill_values = prefill.kv.unbind(1)
+    prefill_tables = (prefill.table, prefill.cu_q_lens, prefill.context_lens)
+    tile = vision.Tiles(random(65, 3, 2, 64), 1)
+    ends = torch.tensor([0, 65], dtype=torch.int32, device="cuda")
+    logits = sampling.make(SampleCase(1, 1000, 1.0, top_k=50, top_p=0.9))
+    picture = image.make(64, 64, 1, 1)
+    few, scale = make_linear(1, 896, 896, "residual"), paged.DIM**-0.5
+    return {
+        "rms_norm": (lambda: ops.rms_norm(i.x, i.weight, EPS), FEW),
+        "add_rms_norm": (lambda: ops.add_rms_norm(i.x, i.residual, i.weight, EPS), FEW),
+        "layer_norm": (lambda: ops.layer_norm(i.x, i.weight, i.bias, EPS), FEW),
+        "scale_add": (lambda: ops.scale_add(i.x, i.weight, i.residual, i.bias), MANY),
+        "silu_mul": (lambda: ops.silu_mul(gate_up), FEW),
+        "gelu": (lambda: ops.gelu(i.x, i.bias), FEW),
+        "gather_embeddings": (lambda: ops.gather_embeddings(*gather, image_rows, arena), MANY),
+        "rope_write_kv": (lambda: ops.rope_write_kv(*rope_arguments), MANY),
+        "paged_attention, decode": (
+            lambda: ops.paged_attention(decode.q, keys, values, *tables, scale, 1),
+            MANY,
+        ),
+        "paged_attention, prefill": (
+            lambda: ops.paged_attention(
+                prefill.q, prefill_keys, prefill_values, *prefill_tables, scale, 64
+            ),
+            MANY,
+        ),
+        "vision_attention": (lambda: ops.vision_attention(*tile.parts, ends, 65, 0.125), MANY),
+        "sample": (lambda: ops.sample(logits.logits[:, :1000], logits.params), MANY),
+        "image_preprocess": (lambda: ops.image_preprocess(*picture.arguments()), MANY),
+        "linear_small": (lambda: ops.linear_small(few.x, few.weight, residual=few.residual), FEW),
+    }
+
+
+def measure() -> list[dict[str, Any]]:
+    """One row an operator."""
+    rows = []
+    for name, (call, budget_us) in _calls().items():
+        us = host_us(call)
+        rows.append(
+            {
+                "benchmark": "kernel_host",
+                "operator": name,
+                "host_us": round(us, 2),
+                "budget_us": budget_us,
+                "met": us <= budget_us,
+            }
+        )
+    return rows

@@ -1,0 +1,230 @@
+// Decode attention: sequences with few new tokens attend to their pages of keys and values.
+//
+// One launch, at most a block an SM. Each block finds its share of all (sequence, KV head) pairs
+// from the lengths (decode_schedule.cuh); its warps take the share's slices of 16 keys in turn,
+// each at its own pace with softmax statistics of its own (decode_slice.cuh). A warp's loop:
+//
+//   S = K Q^T of the slice in registers | then the next slice's keys are on their way to them,
+//   P = exp2(S - maximum)
+//   O = O + P V                         | then its values, and the page number of the one after
+//
+// so that all but a few hundred cycles of the time 64 registers a thread (8 KB a warp, 64 KB an SM)
+// are being loaded, across the ends of pairs too. Where a pair or the share ends, the warps'
+// results are merged in shared memory and, if other blocks hold parts of the pair, by the last of
+// these (decode_merge.cuh). The query heads of a KV head share its keys: with up to 8 rows (new
+// tokens times group) a row is a column of one product's N side, with up to 16 of two.
+#pragma once
+
+#include "cuda/attention/decode_launch.cuh"
+#include "cuda/attention/decode_merge.cuh"
+#include "cuda/attention/decode_slice.cuh"
+
+namespace lightvl::cuda {
+
+// The part of the pages that one warp reads.
+template <class T>
+struct DecodePages {
+  const PagedAttentionParams& p;
+  const DecodeSequence* seqs;
+  DecodeCursor at;    // the slice to be loaded next
+  int page = 0;       // its page
+  int page_bits = 0;  // the page size is 1 << page_bits
+
+  // Moves on by `slices`, to one that exists, and asks for its page.
+  __device__ void advance(int slices) {
+    at.slice += slices;
+    at.settle(seqs, static_cast<int>(p.num_kv_heads));
+    page = p.page_table[at.seq * p.page_table_stride + (at.slice * kSliceKeys >> page_bits)];
+  }
+  // The slice's last row that holds a token.
+  __device__ int last() const {
+    return min(seqs[at.seq].keys - at.slice * kSliceKeys, kSliceKeys) - 1;
+  }
+  __device__ const T* rows(const void* cache, const int64_t (&stride)[3]) const {
+    const int64_t slot = at.slice * kSliceKeys & ((1 << page_bits) - 1);
+    return static_cast<const T*>(cache) + page * stride[0] + at.head * stride[1] + slot * stride[2];
+  }
+};
+
+// A warp on its way through its worker's share.
+template <class T, int kHeadDim, int kTiles>
+class DecodeWarp {
+ public:
+  using Partial = DecodePartial<kHeadDim, 8 * kTiles>;
+  using Slice = DecodeSlice<T, kHeadDim, kTiles>;
+
+  // It takes every `stride`-th slice of the share from number `turn` on.
+  __device__ DecodeWarp(const PagedAttentionParams& p, const DecodeSequence* seqs,
+                        const DecodeShare& share, typename Slice::Queries& queries, int turn,
+                        int stride)
+      : p_(p),
+        queries_(queries),
+        pages_{p, seqs, share.first},
+        share_end_(share.end),
+        stride_(stride),
+        loaded_(share.begin + turn) {
+    if (loaded_ >= share_end_) return;
+    pages_.page_bits = 31 - __clz(static_cast<int>(p.page_size));
+    pages_.advance(turn);
+    load_queries();
+    load_keys();
+    load_values();
+    if (loaded_ + stride_ < share_end_) pages_.advance(stride_);
+  }
+
+  __device__ DecodeRows<T> rows(const DecodeSequence& seq, int head) const {
+    const int group = static_cast<int>(p_.num_heads / p_.num_kv_heads);
+    return {p_, seq.q_begin, head, group, seq.q_len * group};
+  }
+
+  // Attends to this warp's slices of a pair, which begins at `begin`, up to `end` of the line.
+  __device__ void attend(const DecodeSequence& seq, int begin, int end) {
+    const int r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+    const float scale = p_.scale * 1.44269504f;
+    int seen[kTiles][2];  // keys that queries 2c and 2c + 1 see
+#pragma unroll
+    for (int row = 0; row < 2 * kTiles; ++row) {
+      const int token =
+          (row / 2 * 8 + 2 * c + row % 2) / static_cast<int>(p_.num_heads / p_.num_kv_heads);
+      seen[row / 2][row % 2] = min(seq.keys - seq.q_len + token + 1, seq.keys);
+    }
+    slice_.clear();
+    wait_for_copies<0>();
+    for (; loaded_ < end; loaded_ += stride_) {
+      float score[kTiles][4] = {};
+      slice_.multiply_keys(queries_, score);
+      const bool more = loaded_ + stride_ < share_end_;
+      if (more) {
+        load_keys();
+        if (loaded_ + stride_ >= end) load_queries();
+      }
+      const int key = (loaded_ - begin) * kSliceKeys + r;
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const bool visible = key + j / 2 * 8 < seen[tile][j % 2];
+          score[tile][j] = visible ? score[tile][j] * scale : -INFINITY;
+        }
+      }
+      slice_.soften(score);
+      slice_.multiply_values(score);
+      if (more) {
+        load_values();
+        if (loaded_ + 2 * stride_ < share_end_) pages_.advance(stride_);
+      }
+    }
+  }
+
+  __device__ void leave(Partial& partial) const {
+    slice_.each_output([&](int query, int d, float2 out) {
+      reinterpret_cast<float2*>(partial.out[query])[d / 2] = out;
+    });
+#pragma unroll
+    for (int row = 0; row < 2 * kTiles; ++row) {
+      const float2 totals = slice_.totals(row / 2, row % 2);
+      const int query = row / 2 * 8 + 2 * (threadIdx.x % 4) + row % 2;
+      if (threadIdx.x % 32 < 4) partial.totals[query] = totals;
+    }
+  }
+
+ private:
+  __device__ void load_queries() {
+    const DecodeRows<T> all = rows(pages_.seqs[pages_.at.seq], pages_.at.head);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const int row = 8 * tile + static_cast<int>(threadIdx.x) % 32 / 4;
+      Slice::copy_queries(queries_, tile, all.query(row), row < all.count);
+    }
+    commit_copies();
+  }
+  __device__ void load_keys() {
+    slice_.load_keys(pages_.rows(p_.k_cache, p_.k_stride), p_.k_stride[2], pages_.last());
+  }
+  __device__ void load_values() {
+    slice_.load_values(pages_.rows(p_.v_cache, p_.v_stride), p_.v_stride[2], pages_.last());
+  }
+
+  const PagedAttentionParams& p_;
+  Slice slice_;
+  typename Slice::Queries& queries_;
+  DecodePages<T> pages_;
+  int share_end_, stride_;
+  int loaded_;  // the slice in registers, as a number of the line
+};
+
+template <class T, int kHeadDim, int kTiles, int kWarps>
+__global__ void __launch_bounds__(32 * kWarps, 1)
+    decode_attention_kernel(const __grid_constant__ PagedAttentionWork work, int least_share) {
+  using Merger = DecodeMerger<T, kHeadDim, 8 * kTiles, kWarps>;
+  using Queries = typename DecodeSlice<T, kHeadDim, kTiles>::Queries;
+  extern __shared__ __align__(16) unsigned char bytes[];
+  auto& shared = *reinterpret_cast<typename Merger::Shared*>(bytes);
+  auto* queries = reinterpret_cast<Queries*>(&shared + 1);
+  auto* seqs = reinterpret_cast<DecodeSequence*>(queries + kWarps);
+  const PagedAttentionParams& p = work.params;
+  const Cluster cluster = Cluster::mine();
+  const int worker = static_cast<int>(blockIdx.x) / cluster.size;
+  const int num_workers = static_cast<int>(gridDim.x) / cluster.size;
+  const int stride = kWarps * cluster.size;  // warps of a worker
+
+#if __CUDA_ARCH__ >= 900
+  // Whoever comes next may begin once all blocks have, and waits for their end by itself; what came
+  // before has ended, even if this kernel was launched without waiting for that.
+  asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
+#endif
+  prefetch_pages(p, work.max_pages);
+  const DecodeShare share =
+      share_out<kWarps>(p, 8 * kTiles, least_share, worker, num_workers, stride, seqs);
+  if (share.begin >= share.end) return;
+  Merger merger(shared, work.workspace, cluster, worker, num_workers);
+  DecodeWarp<T, kHeadDim, kTiles> warp(p, seqs, share, queries[threadIdx.x / 32],
+                                       kWarps * cluster.rank + static_cast<int>(threadIdx.x) / 32,
+                                       stride);
+
+  DecodeCursor pair = share.first;
+  for (int begin = share.begin; begin < share.end;) {
+    const DecodeSequence seq = seqs[pair.seq];
+    const int pair_begin = begin - pair.slice, pair_end = pair_begin + seq.slices;
+    warp.attend(seq, pair_begin, min(pair_end, share.end));
+    warp.leave(merger.warp());
+    merger.merge(warp.rows(seq, pair.head),
+                 {share.worker_of(pair_begin), share.worker_of(pair_end - 1)});
+    begin = pair_end;
+    pair.slice = seq.slices;
+    if (begin < share.end) pair.settle(seqs, static_cast<int>(p.num_kv_heads));
+  }
+  merger.merge_open(p);
+  merger.finish();
+}
+
+template <class T, int kHeadDim, int kTiles>
+cudaError_t run_decode(const PagedAttentionWork& work, cudaStream_t stream) {
+  using Launch = DecodeLaunch<kTiles>;
+  using Shared = typename DecodeMerger<T, kHeadDim, Launch::kRows, Launch::kWarps>::Shared;
+  using Queries = typename DecodeSlice<T, kHeadDim, kTiles>::Queries;
+  constexpr auto kKernel = decode_attention_kernel<T, kHeadDim, kTiles, Launch::kWarps>;
+  constexpr int kShared = sizeof(Shared) + Launch::kWarps * sizeof(Queries);
+  constexpr int kSequence = sizeof(DecodeSequence);
+  cudaError_t status = allow_shared_memory<kKernel>(kShared + kMaxDecodeSeqs * kSequence);
+  const Launch launch = Launch::choose(work);
+  PagedAttentionWork part = work;
+  PagedAttentionParams& p = part.params;
+  for (int64_t done = 0; status == cudaSuccess && done < work.params.num_seqs;
+       done += kMaxDecodeSeqs) {
+    p.num_seqs = std::min<int64_t>(work.params.num_seqs - done, kMaxDecodeSeqs);
+    status = launch.start(kKernel, kShared + p.num_seqs * kSequence, part, stream);
+    p.page_table += kMaxDecodeSeqs * p.page_table_stride;
+    p.cu_q_lens += kMaxDecodeSeqs;
+    p.context_lens += kMaxDecodeSeqs;
+  }
+  return status;
+}
+
+template <class T, int kHeadDim>
+cudaError_t launch_decode_attention(const PagedAttentionWork& work, cudaStream_t stream) {
+  return work.decode_rows <= 8 ? run_decode<T, kHeadDim, 1>(work, stream)
+                               : run_decode<T, kHeadDim, 2>(work, stream);
+}
+
+}  // namespace lightvl::cuda
