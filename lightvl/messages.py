@@ -128,6 +128,15 @@ class Started(msgspec.Struct, frozen=True, tag=True):
     cached_images: list[bool]
 
 
+class Rejected(msgspec.Struct, frozen=True, tag=True):
+    """A request ends because of what it asked for; `param` is the field at fault."""
+
+    request_id: int
+    message: str
+    param: str | None = None
+    status: int = 400
+
+
 class Encoded(msgspec.Struct, frozen=True, tag=True):
     """The tower has run every tile of these pictures; told for the requests' times alone.
 
@@ -137,15 +146,6 @@ class Encoded(msgspec.Struct, frozen=True, tag=True):
 
     keys: list[bytes]
     ago_s: float
-
-
-class Rejected(msgspec.Struct, frozen=True, tag=True):
-    """A request ends because of what it asked for; `param` is the field at fault."""
-
-    request_id: int
-    message: str
-    param: str | None = None
-    status: int = 400
 
 
 class TokenOutput(msgspec.Struct, frozen=True, array_like=True, gc=False):

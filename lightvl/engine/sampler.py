@@ -146,11 +146,13 @@ class Sampler:
         """Returns a batch's parameters with the masks of this draw in them."""
         lasting = batch.params.allowed_mask
         shape = (len(batch.slots), -(-self._vocab_size // 32))
-        rows = np.full(shape, -1, dtype=np.int32) if lasting is None else lasting.numpy().copy()
+        rows = (
+            np.full(shape, -1, dtype=np.int32) if lasting is None else lasting.cpu().numpy().copy()
+        )
         for row, slot in enumerate(batch.slots):
             if slot in masks:
                 rows[row] &= np.frombuffer(masks[slot], dtype=np.int32)
-        return replace(batch.params, allowed_mask=torch.from_numpy(rows))
+        return replace(batch.params, allowed_mask=torch.from_numpy(rows).to(batch.slot_ids.device))
 
     def _count(self, slot: int, ids: list[int]) -> None:
         if self._counts is None:

@@ -67,8 +67,8 @@ class Step:
     tiles: list[TileWork] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     drawing: list[Sequence] = field(default_factory=list)
-    encoded: list[bytes] = field(default_factory=list)
     masks: dict[int, bytes] = field(default_factory=dict)
+    encoded: list[bytes] = field(default_factory=list)
     num_prefill: int = 0
     room: int = 0
 
@@ -290,9 +290,8 @@ class Scheduler:
 
     def _admit(self, step: Step, seq: Sequence) -> bool:
         """Gives the first waiting sequence a slot, prefix pages and pictures, or nothing."""
-        if len(seq.token_ids) < seq.num_tokens:  # an id drawn before its preemption is to come
-            return False
-        if seq.lacks_mask:  # that of the token which it had drawn then
+        # an id drawn before its preemption, or the mask of the next one, is to come
+        if len(seq.token_ids) < seq.num_tokens or seq.lacks_mask:
             return False
         seq.num_joined = seq.num_tokens
         self._holdings.match(seq)

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -223,3 +224,18 @@ def test_temperature_draws_follow_the_distribution() -> None:
     for token_id, share in zip((3, 5, 8), mass, strict=True):
         assert counts[token_id] / 4000 == pytest.approx(share / sum(mass), abs=0.03)
     assert set(counts) == {3, 5, 8}
+
+
+def test_masks_of_one_draw_hold_for_it_alone_and_beside_lasting_ones() -> None:
+    bench = Bench()
+    bench.join(1, GREEDY)
+    bench.join(2, SamplingParams(temperature=0.0, allowed_token_ids=(30, 40)))
+    bench.join(3, SamplingParams(temperature=0.0, allowed_token_ids=(30, 40)))
+    logits = peaked_logits(50, 30, 30)
+    mask = np.zeros(-(-VOCAB_SIZE // 32), dtype=np.uint32)
+    for allowed in (40, 51):
+        mask[allowed // 32] |= np.uint32(1 << allowed % 32)
+    masks = {1: mask.tobytes(), 2: mask.tobytes()}
+    drawn = bench.sampler.draw(logits, [1, 2, 3], bench.last_ids, masks)
+    assert [one.token_id for one in drawn] == [51, 40, 30]
+    assert bench.ids(logits, [1, 2, 3]) == [50, 30, 30]
