@@ -48,7 +48,11 @@ ENGINE_COMMAND = ("-m", "lightvl.engine.worker")
 
 @dataclass(slots=True, kw_only=True)
 class RunningEngine:
-    """The engine's process and what the front has for it; `close` ends both."""
+    """The engine's process and what the front has for it; `close` ends both.
+
+    Attributes:
+        choices: What was chosen at start, a line each.
+    """
 
     process: subprocess.Popen[bytes]
     client: EngineClient
@@ -57,6 +61,8 @@ class RunningEngine:
     model: ModelConfig
     ready: Ready
     environment: Environment
+    device: str
+    choices: list[str]
 
     async def close(self) -> None:
         """Closes the channel, which ends the engine, and the media workers."""
@@ -109,6 +115,8 @@ async def start_engine(
         model=model,
         ready=ready,
         environment=environment,
+        device=resolved.device,
+        choices=[*notes, *ready.notes],
     )
 
 
@@ -200,7 +208,8 @@ def _front(config: ServerConfig, keys: tuple[bytes, ...], engine: RunningEngine)
         api_keys=keys,
         admin_key=config.admin_key.encode() if config.admin_key else None,
         started_s=int(time.time()),
-        choices=engine.ready.notes,
+        device=engine.device,
+        choices=engine.choices,
     )
 
 
