@@ -6,10 +6,10 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import axe_core_python
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
@@ -18,7 +18,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-AXE = Path(axe_core_python.__file__).with_name("axe.min.js")
+AXE = Path(str(files("axe_core_python").joinpath("axe.min.js")))
 MISSING = "needs Chromium: apt-get install --no-install-recommends chromium chromium-driver"
 
 _FLAGS = (
