@@ -53,7 +53,15 @@ def known_flags() -> set[str]:
         assert isinstance(choices, dict)
         text = choices[command].format_help()
         flags |= {name.replace("-", "_") for name in re.findall(r"--([a-z][\w-]*)", text)}
-    return flags | {"operators", "dtype", "threads", "out", "smollm2_dir"}  # of benchmarks
+    return flags | {
+        "budget",
+        "quick",
+        "operators",
+        "dtype",
+        "threads",
+        "out",
+        "smollm2_dir",
+    }  # of benchmarks
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
