@@ -5,6 +5,7 @@
 #   make soak                          what takes long: whole corpora of hostile pictures, fault loads
 #   make ctest                         the C++ tests (needs cmake)
 #   make check                         linters, types, import contracts, layout
+#   make docs                          the documentation's site, into build/site
 #   make bench [ARGS="--operators gelu"]  operators beside torch's
 #
 # PYTHON  the interpreter to build for; if it has torch 2.11 or newer, that torch is used
@@ -19,7 +20,7 @@ TORCH ?= $(if $(GPU),torch,torch==2.13.0)
 PIP := $(VENV)/bin/python -m pip
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: serve test soak ctest check bench clean
+.PHONY: serve test soak ctest check docs bench clean
 
 serve: $(VENV)/built
 	$(VENV)/bin/python -m lightvl.api_server $(ARGS)
@@ -58,6 +59,9 @@ check: $(VENV)/built $(VENV)/tools
 	$(VENV)/bin/lint-imports --no-cache
 	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 	$(VENV)/bin/python -m pytest -q tests/unit/test_layout.py tests/unit/test_docs.py
+
+docs: $(VENV)/tools
+	$(VENV)/bin/python -m mkdocs build --strict
 
 bench: $(VENV)/built
 	$(PIP) install --quiet tqdm

@@ -201,7 +201,7 @@ def parse_args(
         StartupError: A flag has a bad value or clashes with another one; exit code 2, one line
             that names the flag, the value and what is allowed.
     """
-    values = vars(_parser(prog).parse_args(argv))
+    values = vars(flag_parser(prog).parse_args(argv))
     return make_config(**{name: v for name, v in values.items() if v is not _UNSET})
 
 
@@ -230,8 +230,23 @@ class _Parser(argparse.ArgumentParser):
         raise StartupError(message)
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog=prog, allow_abbrev=False, description="Serves a vision-language model.")
+_EXAMPLES = """\
+examples:
+  %(prog)s                                      the bundled demo model, port 8000
+  %(prog)s --model_dir DIR --port 8080          a checkpoint of yours
+  %(prog)s --host 0.0.0.0 --api_key KEY         for others, who must know the key
+"""
+
+
+def flag_parser(prog: str) -> argparse.ArgumentParser:
+    """Returns the parser of all flags, which leaves out what the command line leaves out."""
+    parser = _Parser(
+        prog=prog,
+        allow_abbrev=False,
+        description="Serves a vision-language model.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     for f in dataclasses.fields(ServerConfig):
         names = _spellings(f.name)
         text = f.metadata["help"].replace("%", "%%")

@@ -48,7 +48,11 @@ ENGINE_COMMAND = ("-m", "lightvl.engine.worker")
 
 @dataclass(slots=True, kw_only=True)
 class RunningEngine:
-    """The engine's process and what the front has for it; `close` ends both."""
+    """The engine's process and what the front has for it; `close` ends both.
+
+    Attributes:
+        choices: What was chosen at start, a line each.
+    """
 
     process: subprocess.Popen[bytes]
     client: EngineClient
@@ -57,6 +61,8 @@ class RunningEngine:
     model: ModelConfig
     ready: Ready
     environment: Environment
+    device: str
+    choices: list[str]
 
     async def close(self) -> None:
         """Closes the channel, which ends the engine, and the media workers."""
@@ -109,15 +115,23 @@ async def start_engine(
         model=model,
         ready=ready,
         environment=environment,
+        device=resolved.device,
+        choices=[*notes, *ready.notes],
     )
 
 
-def main(argv: list[str] | None = None, *, command: Sequence[str] = ENGINE_COMMAND) -> int:
+def main(
+    argv: list[str] | None = None,
+    *,
+    command: Sequence[str] = ENGINE_COMMAND,
+    prog: str = "python -m lightvl.api_server",
+) -> int:
     """Runs the server until a signal or a loss ends it.
 
     Args:
         argv: The command line without the program's name; None takes the process's.
         command: What the engine's process runs, behind the Python interpreter.
+        prog: The program's name, for its help.
 
     Returns:
         The exit code: 0 after a drain, 2 for what the user must change, 1 for anything else.
@@ -126,7 +140,7 @@ def main(argv: list[str] | None = None, *, command: Sequence[str] = ENGINE_COMMA
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # a line for each bad request would flood
     try:
         setup_logging("front", log_format())
-        config = parse_args(argv)
+        config = parse_args(argv, prog)
         keys = read_keys(config.api_key or read_environment().api_key, config.api_keys_file)
         with listen(config) as sock:
             return uvloop.run(_serve(config, keys, sock, command))
@@ -194,7 +208,8 @@ def _front(config: ServerConfig, keys: tuple[bytes, ...], engine: RunningEngine)
         api_keys=keys,
         admin_key=config.admin_key.encode() if config.admin_key else None,
         started_s=int(time.time()),
-        choices=engine.ready.notes,
+        device=engine.device,
+        choices=engine.choices,
     )
 
 

@@ -34,6 +34,7 @@ class Front:
         idle: Set while no request to a generating route is under way.
         started_s: Unix time.
         tracing: Takes the times of ended requests, or None.
+        device: What the model runs on.
         choices: What the engine chose at start (device, kernels, memory), a line each.
         warned_keys: Unknown body keys that were logged already.
     """
@@ -50,6 +51,7 @@ class Front:
     api_keys: tuple[bytes, ...]
     admin_key: bytes | None
     started_s: int
+    device: str = ""
     choices: list[str] = field(default_factory=list)
     tracing: Tracing | None = None
     draining: bool = False

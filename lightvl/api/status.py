@@ -136,6 +136,7 @@ def _server_info(front: Front) -> dict[str, object]:
     shown = {name: value for name, value in flags.items() if name not in _SECRET}
     shown["max_total_token_num"] = front.max_total_token_num
     shown["max_req_total_len"] = front.client.preparer.rules.max_req_total_len
+    shown["device"] = front.device
     shown["model_name"] = front.model_name
     shown["version"] = version("lightvl-server")
     shown["choices"] = front.choices

@@ -199,8 +199,7 @@ class Scheduler:
                     insort(self.waiting, seq, key=_ORDER)
                 seq.mask = answer.bits
                 continue
-            constraint = seq.sampling.constraint
-            field = constraint.field if constraint is not None else None
+            field = seq.sampling.constraint.field if seq.sampling.constraint else None
             message = f"{field}: {answer.message}"
             self.outbox.append(Rejected(seq.request_id, message, field, answer.status))
             self._end(seq)

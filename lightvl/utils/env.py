@@ -67,6 +67,11 @@ def wants_tracing() -> bool:
     return any(os.environ.get(name) for name in names)
 
 
+def completion_line() -> str | None:
+    """Returns the command line that a shell wants completed, or None."""
+    return os.environ.get("COMP_LINE")
+
+
 def num_cores() -> int:
     """Returns the number of cores this process may run on."""
     return len(os.sched_getaffinity(0))

@@ -139,6 +139,10 @@ def test_a_chat_stream(client: openai.OpenAI) -> None:
     assert text == whole.choices[0].message.content
     assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
     assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert whole.usage is not None
+    extension = (chunks[-1].usage.model_extra or {}).pop("lightvl")
+    assert extension["images"] == []
     assert chunks[-1].usage == whole.usage
     assert all(chunk.usage is None for chunk in chunks[:-1])
     assert len({chunk.id for chunk in chunks}) == 1

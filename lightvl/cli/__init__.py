@@ -1,0 +1,1 @@
+"""The command `lightvl`: serve, chat, bench and doctor. Nothing here imports torch."""
