@@ -50,22 +50,38 @@ float mean_of_first(const T* x, int64_t width) {
   return sum / static_cast<float>(count);
 }
 
+// Sums of a row's distances from `centre` and of their squares.
+struct Moments {
+  float sum, squares;
+};
+
 template <class T>
-void layer_norm_row(const T* x, const T* weight, const T* bias, float eps, int64_t width, T* out) {
-  const float shift = mean_of_first(x, width);
+Moments moments_about(const T* x, int64_t width, float centre) {
   float sum = 0.0f, squares = 0.0f;
 #pragma omp simd reduction(+ : sum, squares)
   for (int64_t c = 0; c < width; ++c) {
-    const float shifted = to_float(x[c]) - shift;
-    sum += shifted;
-    squares += shifted * shifted;
+    const float distance = to_float(x[c]) - centre;
+    sum += distance;
+    squares += distance * distance;
   }
-  const float offset = sum / static_cast<float>(width);  // of the mean from the shift
-  const float centred_squares = std::fmax(squares - sum * offset, 0.0f);
+  return {sum, squares};
+}
+
+template <class T>
+void layer_norm_row(const T* x, const T* weight, const T* bias, float eps, int64_t width, T* out) {
+  float centre = mean_of_first(x, width);
+  Moments moments = moments_about(x, width, centre);
+  float offset = moments.sum / static_cast<float>(width);  // of the mean from the centre
+  if (moments.sum * offset > 0.75f * moments.squares) {    // the beginning misled: start again
+    centre += offset;
+    moments = moments_about(x, width, centre);
+    offset = moments.sum / static_cast<float>(width);
+  }
+  const float centred_squares = std::fmax(moments.squares - moments.sum * offset, 0.0f);
   const float inverse = inverse_root(centred_squares, width, eps);
 #pragma omp simd
   for (int64_t c = 0; c < width; ++c) {
-    const float normed = (to_float(x[c]) - shift - offset) * inverse;
+    const float normed = (to_float(x[c]) - centre - offset) * inverse;
     out[c] = from_float<T>(normed * to_float(weight[c]) + to_float(bias[c]));
   }
 }

@@ -41,7 +41,15 @@ PICTURES = [circle(color) for color in COLORS]
 
 def processes_of(server: ServerProcess, module: str) -> list[psutil.Process]:
     found = psutil.Process(server.process.pid).children(recursive=True)
-    return [process for process in found if module in process.cmdline()]
+    return [process for process in found if module in command_of(process)]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """A process's command line, empty once it has ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 async def ask(http: httpx.AsyncClient, number: int) -> tuple[int, str]:

@@ -84,6 +84,7 @@ def test_scale_add_in_place(dtype: torch.dtype, with_bias: bool) -> None:
 
 
 def test_large_and_tiny_rows_keep_their_precision() -> None:
+    torch.manual_seed(0)
     x = torch.randn(3, 500) * torch.tensor([[1e-12], [1.0], [1e12]]) + 0.0
     weight = torch.ones(500)
     assert_close(ops.rms_norm(x, weight, 1e-30), rms_norm_reference(x, weight, 1e-30))
@@ -94,7 +95,7 @@ def test_large_and_tiny_rows_keep_their_precision() -> None:
     uneven[:, :64] = torch.randn(2, 64) + 1000
     weight = torch.ones(8191)
     expected = layer_norm_reference(uneven, weight, weight, EPS)
-    assert_close(ops.layer_norm(uneven, weight, weight, EPS), expected, 1e-3)
+    assert_close(ops.layer_norm(uneven, weight, weight, EPS), expected, 1e-4)
 
 
 def test_threads_do_not_change_the_bits() -> None:

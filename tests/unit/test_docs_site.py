@@ -93,7 +93,8 @@ def test_troubleshooting_quotes_real_messages() -> None:
 
 def test_variables_that_pages_name_are_read() -> None:
     files = [*ROOT.glob("lightvl/**/*.py"), *ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("deploy/*")]
-    sources = "".join(path.read_text() for path in [*files, ROOT / "setup.py"])
+    files += [*ROOT.glob("tests/browser/*.py"), ROOT / "setup.py"]
+    sources = "".join(path.read_text() for path in files)
     torchs = ("OMP_", "TORCH_")
     for page in PAGES:
         names = re.findall(r"`([A-Z]+_[A-Z_]+)\b", page.read_text())
