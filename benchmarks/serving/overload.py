@@ -88,6 +88,8 @@ class Client:
             while time.perf_counter() < ends_s:
                 outcome = await self.ask(next(waiting), time.perf_counter())
                 num_done += outcome.status == 200 and time.perf_counter() < ends_s
+                if outcome.status != 200:
+                    await asyncio.sleep(0.1)
 
         await asyncio.gather(*(one() for _ in range(AT_ONCE)))
         return num_done / seconds
