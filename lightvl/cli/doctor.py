@@ -146,7 +146,7 @@ def _reasons(
 def _cuda_reason(build: dict[str, Any], here: dict[str, Any], operators: dict[str, Any]) -> str:
     if operators.get("cuda_kernels"):
         return "built in, for " + ", ".join(build["cuda_architectures"])
-    reasons = ["this build has none (LIGHTVL_CUDA=1 builds them)"]
+    reasons = ["this build has none: they need a torch with CUDA and a toolkit with nvcc"]
     if not operators.get("torch_cuda"):
         reasons.append("the installed torch has no CUDA")
     if not here["gpu_driver"]:
