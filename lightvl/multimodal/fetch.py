@@ -9,10 +9,10 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+import aiodns
 import certifi
 import httpcore2
 
@@ -23,7 +23,7 @@ from lightvl.multimodal.url import WebAddress, host_matches, parse_web_address
 MAX_REDIRECTS = 5
 
 _REDIRECTS = {301, 302, 303, 307, 308}
-_RESOLVERS = 8
+_LOOKUP_S = 2.0  # until a name server is asked again
 _KEEPALIVE_S = 30.0
 _MAX_IDLE_CONNECTIONS = 64
 
@@ -61,7 +61,7 @@ class Fetcher:
     ) -> None:
         self._rules = rules
         self._observe = observe
-        self._resolvers = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolve")
+        self._resolver: aiodns.DNSResolver | None = None
         self._client: httpcore2.AsyncConnectionPool | None = None
         self._opening = asyncio.Lock()
 
@@ -87,9 +87,10 @@ class Fetcher:
 
     async def close(self) -> None:
         """Closes all connections."""
-        self._resolvers.shutdown(wait=False, cancel_futures=True)
         if self._client is not None:
             await self._client.aclose()
+        if self._resolver is not None:
+            await self._resolver.close()
 
     async def _follow(self, address: WebAddress) -> httpcore2.Response:
         for _ in range(MAX_REDIRECTS + 1):
@@ -149,7 +150,8 @@ class Fetcher:
             return self._client
 
     def _pinned(self) -> httpcore2.AsyncNetworkBackend:
-        return _PinnedBackend(self._resolvers, self._rules.allow_private)
+        self._resolver = aiodns.DNSResolver(timeout=_LOOKUP_S, tries=2)
+        return _PinnedBackend(self._resolver, self._rules.allow_private)
 
 
 class WebSource:
@@ -202,8 +204,8 @@ class WebSource:
 class _PinnedBackend(httpcore2.AsyncNetworkBackend):
     """Opens connections to checked addresses only."""
 
-    def __init__(self, resolvers: ThreadPoolExecutor, allow_private: bool) -> None:
-        self._resolvers = resolvers
+    def __init__(self, resolver: aiodns.DNSResolver, allow_private: bool) -> None:
+        self._resolver = resolver
         self._allow_private = allow_private
         self._network = httpcore2.AnyIOBackend()
 
@@ -228,18 +230,21 @@ class _PinnedBackend(httpcore2.AsyncNetworkBackend):
 
     async def _resolve(self, host: str, port: int) -> list[str]:
         """Returns the addresses of `host` that may be used, in the resolver's order."""
-        try:
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._resolvers, _addresses, host, port
-            )
-        except (OSError, UnicodeError):
-            raise _not_public() from None
+        literal = _literal(host)
+        if literal is not None:
+            found = [str(literal)]
+        else:
+            try:
+                found = await _addresses(self._resolver, host)
+            except (aiodns.error.DNSError, UnicodeError):
+                raise _not_public() from None
         return [text for text in found if may_connect(ip_address(text), self._allow_private)]
 
 
-def _addresses(host: str, port: int) -> list[str]:
-    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(info[4][0]) for info in infos))
+async def _addresses(resolver: aiodns.DNSResolver, host: str) -> list[str]:
+    """Asks the name servers; holds no thread, so that slow ones hold up their own names alone."""
+    result = await resolver.getaddrinfo(host, family=socket.AF_UNSPEC, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(node.addr[0].decode() for node in result.nodes))
 
 
 def _literal(host: str) -> Address | None:
