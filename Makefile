@@ -2,7 +2,8 @@
 #   make serve [ARGS="--port 8080"]    the server, with the bundled demo model unless told otherwise
 #   make test  [ARGS="tests/unit"]     the Python tests
 #                                      (those of the page need Debian's chromium and chromium-driver)
-#   make soak                          what takes long: whole corpora of hostile pictures, fault loads
+#   make soak                          what takes long, half an hour: whole corpora of hostile
+#                                      pictures, overload, mixed load with faults
 #   make ctest                         the C++ tests (needs cmake)
 #   make check                         linters, types, import contracts, layout
 #   make docs                          the documentation's site, into build/site
@@ -32,7 +33,14 @@ test: $(VENV)/built $(VENV)/tools
 
 # Alone on the machine: it holds the server to times.
 soak: $(VENV)/built $(VENV)/tools .cache/corpus/done
-	LIGHTVL_CORPUS=$(CURDIR)/.cache/corpus $(VENV)/bin/python -m pytest -m soak $(ARGS)
+	$(PIP) install --quiet matplotlib
+	mkdir -p build/soak
+	LIGHTVL_CORPUS=$(CURDIR)/.cache/corpus $(VENV)/bin/python -m pytest -m soak \
+	    --junitxml build/soak/tests.xml $(ARGS)
+	$(VENV)/bin/python -m benchmarks.serving.overload \
+	    --out build/soak/overload.jsonl --plot build/soak/overload.svg
+	$(VENV)/bin/python -m benchmarks.serving.soak \
+	    --out build/soak/soak.jsonl --plot build/soak/soak.svg
 
 # Pillow's own test pictures, and those of PngSuite, from the sources of releases.
 .cache/corpus/done: $(VENV)/built

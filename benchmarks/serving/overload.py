@@ -1,6 +1,6 @@
 """The server at three times what it can do: who is served, how soon, and how soon others are told.
 
-`python -m benchmarks.serving.overload [--seconds 40] [--out FILE]`
+`python -m benchmarks.serving.overload [--seconds 40] [--out FILE] [--plot FILE]`
 
 First, as many requests as the server takes at once give its capacity. Then requests come at random
 times (Poisson) at 0.8 of that rate, which gives the time to first token that a client may expect:
@@ -144,8 +144,8 @@ def percentile(values: Sequence[float], share: float) -> float:
     return quantiles(values, n=1000)[round(1000 * share) - 1] if len(values) > 1 else values[0]
 
 
-def measure(seconds: float) -> dict[str, object]:
-    """Runs the three loads and returns the row."""
+def measure(seconds: float) -> tuple[dict[str, object], dict[str, list[float]]]:
+    """Runs the three loads; returns the row, and the times of its requests in seconds."""
     bodies = make_bodies(NUM_PICTURES, seed=1)
     warm, full, below_full, warm_again = (bodies[i::8] for i in range(4))
     above_full = [body for i in range(4, 8) for body in bodies[i::8]]
@@ -166,7 +166,12 @@ def measure(seconds: float) -> dict[str, object]:
     refused = [o for o in above if o.status == 429]
     good = sum(o.last_s <= 3 * p99_s for o in served) / seconds
     begun = sum(o.first_s <= 3 * p99_s for o in served) / seconds
-    return {
+    times = {
+        "first token at 0.8 of the capacity": ttft,
+        "first token at 3": [o.first_s for o in served],
+        "refusal at 3": [o.first_s for o in refused],
+    }
+    row: dict[str, object] = {
         "benchmark": "overload",
         "capacity_per_s": capacity,
         "ttft_ms_at_0.8": spread(ttft),
@@ -180,6 +185,20 @@ def measure(seconds: float) -> dict[str, object]:
         "refused": len(refused),
         "others": len(above) - len(served) - len(refused),
     }
+    return row, times
+
+
+def plot(times: dict[str, list[float]], path: Path) -> None:
+    """Draws which share of the requests had their answer after how long."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3))
+    for name, values in times.items():
+        axes.ecdf([1000 * value for value in values], label=name)
+    axes.set(xscale="log", xlabel="milliseconds", ylabel="share of requests", ylim=(0, 1))
+    axes.legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -187,11 +206,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
-    row = measure(options.seconds)
+    row, times = measure(options.seconds)
     for name, value in row.items():
         print(f"{name:24}{value}")
     Report(options.out, num_threads=1).add_row(**row)
+    if options.plot is not None:
+        plot(times, options.plot)
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def plot(samples: list[tuple[int, int]], path: Path) -> None:
     axes.plot([n for n, _ in samples], [m / 2**20 for _, m in samples])
     axes.set(xlabel="requests", ylabel="MiB, all processes", ylim=(0, None))
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path)
 
 
 def main() -> None:
