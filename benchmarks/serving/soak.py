@@ -3,10 +3,11 @@
 `python -m benchmarks.serving.soak [--minutes 20] [--out FILE] [--plot FILE]`
 
 Clients ask, stream, leave in the middle, send pictures that break decoders and requests that are
-wrong; now and then a decoder is killed. Every ten seconds the memory of front, engine and decoders
+wrong; now and then a decoder is killed. Every five seconds the memory of front, engine and decoders
 (proportional set size without the arena, whose size is fixed) is noted beside the number of
-requests so far. After a warm-up its growth a thousand requests is fitted, with the 95 % interval
-of the mean slope over ten blocks of time.
+requests so far. After a warm-up a line is fitted to the means of twenty blocks of time (blocks,
+since neighbouring samples are no independent ones): its slope is the growth, told for a thousand
+requests with its 95 % interval.
 """
 
 import argparse
@@ -18,9 +19,8 @@ import random
 import signal
 import time
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import linear_regression, mean, variance
 from urllib.parse import urlsplit
 
 import httpx
@@ -36,10 +36,10 @@ from lightvl.testing.server import ENGINE, ServerProcess
 FLAGS = ["--max_total_token_num", "16384", "--cache_capacity", "24", "--media_workers", "2"]
 NUM_CLIENTS = 12
 WARM_UP_SHARE = 0.25
-SAMPLE_S = 10.0
+SAMPLE_S = 5.0
 FAULT_S = 20.0
-BLOCKS = 10
-STUDENT_95 = 2.262  # two-sided, nine degrees of freedom
+BLOCKS = 20
+STUDENT_95 = 2.101  # two-sided, 18 degrees of freedom
 QUESTION = "<|im_start|>user\n<image>\nWhat is this?<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -154,12 +154,13 @@ def growth(samples: list[tuple[int, int]]) -> tuple[float, float]:
     kept = samples[int(WARM_UP_SHARE * len(samples)) :]
     size = len(kept) // BLOCKS
     blocks = [kept[i * size : (i + 1) * size] for i in range(BLOCKS)]
-    points = [(mean(n for n, _ in b), mean(m for _, m in b)) for b in blocks]
-    slopes = [(m2 - m1) / (n2 - n1) for (n1, m1), (n2, m2) in pairwise(points)]
-    whole = (points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0])
-    level = mean(m for _, m in points)
-    half = STUDENT_95 * stdev(slopes) / len(slopes) ** 0.5
-    return 1000 * whole / level, 1000 * half / level
+    requests = [mean(n for n, _ in block) for block in blocks]
+    memory = [mean(m for _, m in block) for block in blocks]
+    slope, level = linear_regression(requests, memory)
+    squares = sum((m - level - slope * n) ** 2 for n, m in zip(requests, memory, strict=True))
+    error = (squares / (BLOCKS - 2) / (variance(requests) * (BLOCKS - 1))) ** 0.5
+    scale = 1000 / mean(memory)
+    return scale * slope, scale * STUDENT_95 * error
 
 
 def plot(samples: list[tuple[int, int]], path: Path) -> None:
