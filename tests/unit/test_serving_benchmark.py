@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.serving.report import Target
+from benchmarks.serving.soak import growth
 from benchmarks.serving.to_native import to_native
 from benchmarks.serving.workload import (
     Answer,
@@ -69,3 +70,14 @@ def test_a_target_goes_by_the_median() -> None:
 
 def test_answers_that_never_decode_at_once_have_no_rate() -> None:
     assert decode_rate([Answer(0.0, [1.0, 2.0]), Answer(0.0, [3.0, 4.0])]) is None
+
+
+def test_growth_of_memory_is_the_slope_of_a_line() -> None:
+    samples = [(10 * i, 10**8 + 500 * 10 * i) for i in range(200)]
+    level = 10**8 + 500 * 10 * 125  # the mean behind the warm-up, about
+    share, half = growth(samples)
+    assert share == pytest.approx(500_000 / level, rel=1e-3)
+    assert half == pytest.approx(0, abs=1e-9)
+    wobbling = [(n, m + (-1) ** (n // 100) * 10**6) for n, m in samples]
+    share, half = growth(wobbling)
+    assert abs(share - 500_000 / level) < half < 0.05
