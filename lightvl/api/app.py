@@ -20,6 +20,8 @@ from lightvl.api.front import Front
 from lightvl.api.gate import Gate
 from lightvl.api.openai_schema import ChatBody, CompletionBody
 from lightvl.api.pages import Pages
+from lightvl.api.responses import responses
+from lightvl.api.responses_schema import ResponsesBody
 from lightvl.api.schema import GenerateBody, TokensBody
 from lightvl.api.status import StatusRoutes
 from lightvl.errors import RequestError
@@ -31,6 +33,7 @@ _BODIES: dict[str, type[msgspec.Struct]] = {
     "/tokens": TokensBody,
     "/v1/chat/completions": ChatBody,
     "/v1/completions": CompletionBody,
+    "/v1/responses": ResponsesBody,
 }
 _SCHEMAS = "#/components/schemas/{name}"
 
@@ -50,6 +53,7 @@ def build_app(front: Front, drain: Callable[[], None]) -> ASGIApp:
         "/generate_stream": native.generate_stream,
         "/v1/chat/completions": openai.chat_completions,
         "/v1/completions": openai.completions,
+        "/v1/responses": responses,
     }
     for path, handler in handlers.items():
         app.router.routes.append(Route(path, Endpoint(front, handler), methods=["POST"]))

@@ -29,6 +29,7 @@ WEATHER = {
     },
 }
 CLOCK = {"type": "function", "function": {"name": "clock"}}
+NAMED_X = {"type": "function", "function": {"name": "x"}}
 CALL = (
     '<tool_call>\n{"name": "get_weather", "arguments": {"place":"Köln </tool_call>"}}\n</tool_call>'
 )
@@ -70,7 +71,7 @@ def test_what_a_choice_demands() -> None:
     ("fields", "param"),
     [
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"tools": [CLOCK], "tool_choice": {"function": {"name": "x"}}}, "tool_choice"),
+        ({"tools": [CLOCK], "tool_choice": NAMED_X}, "tool_choice"),
         ({"tools": [{"function": {"name": 'a"b'}}]}, "tools"),
         (
             {
