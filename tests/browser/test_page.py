@@ -14,7 +14,9 @@ from tests.browser.chromium import Page
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = "\N{MULTIPLICATION SIGN}"
 FACE = ROOT / "examples/face.png"
-STAGES = ["fetch", "prepare", "queue", "image_decode", "vision", "prefill", "decode"]
+STAGES = [
+    "fetch", "prepare", "queue", "image_decode", "preprocess", "vision", "prefill", "decode",
+]  # fmt: skip
 
 
 NUMBERS = itertools.count(1)
