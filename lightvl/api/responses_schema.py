@@ -130,7 +130,7 @@ class ResponsesBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     context_management: Any = None
     conversation: Any = None
     image: Any = None
-    max_tool_calls: Any = None
+    max_tool_calls: PositiveInt | None = None
     metadata: dict[str, str] | None = None
     moderation: Any = None
     previous_response_id: Any = None
