@@ -3,7 +3,9 @@
 A parameter that a new version of the package brings fails here until it is given its row.
 """
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -193,6 +195,31 @@ def test_the_tables_of_the_server_are_these() -> None:
     every = CHAT | COMPLETION | RESPONSE
     assert {n for n, row in every.items() if isinstance(row, Ignored)} == set(WITHOUT_EFFECT)
     assert {n for n, row in every.items() if isinstance(row, Only)} == {*ONE_VALUE, "echo"}
+
+
+def told(row: object) -> str:
+    """What the documents say of a row."""
+    match row:
+        case None:
+            return ""
+        case Obeyed():
+            return "yes"
+        case Ignored():
+            return "no effect"
+        case Only(value):
+            return f"only `{json.dumps(value)}`"
+    return "400"
+
+
+def test_the_documents_have_the_same_table() -> None:
+    page = (Path(__file__).parents[2] / "docs/openai.md").read_text()
+    table = page.split("## Parameters")[1].split("\n\n")[2]
+    cells = [[cell.strip() for cell in line.split("|")[1:5]] for line in table.splitlines()[2:]]
+    documented = {name.strip("`"): rest for name, *rest in cells}
+    names = sorted(CHAT | COMPLETION | RESPONSE)
+    assert list(documented) == names
+    for name in names:
+        assert documented[name] == [told(rows.get(name)) for rows in (CHAT, COMPLETION, RESPONSE)]
 
 
 def said(answer: httpx.Response) -> Any:
