@@ -190,7 +190,7 @@ def test_looks_and_accessibility(
     assert shot.stat().st_size > 10_000
     motion = page.driver.execute_script(
         "document.querySelector('.turn:last-child').classList.add('writing');"
-        "const text = document.querySelector('.turn:last-child .text');"
+        "const text = document.querySelector('.turn:last-child .text > :last-child');"
         "return getComputedStyle(text, '::after').animationName"
     )
     assert motion == ("none" if phone else "blink")
