@@ -36,8 +36,11 @@ PAINT: Any = {"type": "function", "function": {"name": "paint"}}
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     directory = demo_with_tools(tmp_path_factory.mktemp("tools") / "demo")
-    with chat_server(directory) as process:
-        yield openai.OpenAI(base_url=f"{process.url}/v1", api_key="-", max_retries=0)
+    with (
+        chat_server(directory) as process,
+        openai.OpenAI(base_url=f"{process.url}/v1", api_key="-", max_retries=0) as opened,
+    ):
+        yield opened
 
 
 def test_a_tool_that_is_named(client: openai.OpenAI) -> None:

@@ -24,8 +24,11 @@ MODEL = "demo"
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    with chat_server(demo_with_tools(tmp_path_factory.mktemp("model") / "demo")) as server:
-        yield OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+    with (
+        chat_server(demo_with_tools(tmp_path_factory.mktemp("model") / "demo")) as server,
+        OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as opened,
+    ):
+        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,11 @@ MODEL = "demo"
 
 @pytest.fixture(scope="module")
 def terse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    with chat_server(write_terse(tmp_path_factory.mktemp("model") / "terse")) as server:
-        yield OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+    with (
+        chat_server(write_terse(tmp_path_factory.mktemp("model") / "terse")) as server,
+        OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as opened,
+    ):
+        yield opened
 
 
 # --- structured answers ------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from PIL import Image
 from pydantic import TypeAdapter
 
-from lightvl.testing.server import STUB, ServerProcess
+from lightvl.testing.server import ServerProcess
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 FRAME = ["response.created", "response.in_progress"]
@@ -323,25 +323,25 @@ def test_a_deadline_leaves_a_response_incomplete(server: ServerProcess) -> None:
     assert text_of(response)
 
 
-def test_a_response_that_fails_says_so() -> None:
-    with ServerProcess("--model_name", "echo", engine=STUB) as server:
-        client = openai.OpenAI(base_url=server.url + "/v1", api_key="-", max_retries=0)
-        (engine,) = [
-            child
-            for child in psutil.Process(server.process.pid).children(recursive=True)
-            if any("stub_engine" in word for word in child.cmdline())
-        ]
-        events = []
-        for event in client.responses.create(
-            model="echo", input="a", stream=True, extra_body={"ignore_eos": True}
-        ):
-            events.append(event)
-            if len(events) == 8:
-                engine.kill()
-        last = events[-1]
-        assert last.type == "response.failed"
-        assert last.response.status == "failed"
-        assert last.response.error is not None
-        assert last.response.error.code == "server_error"
-        assert last.response.output
-        assert last.sequence_number == len(events) - 1
+def test_a_response_that_fails_says_so(server: ServerProcess, client: openai.OpenAI) -> None:
+    """The last test here: it ends the server."""
+    (engine,) = [
+        child
+        for child in psutil.Process(server.process.pid).children(recursive=True)
+        if any("stub_engine" in word for word in child.cmdline())
+    ]
+    events = []
+    for event in client.responses.create(
+        model="echo", input="a", stream=True, extra_body={"ignore_eos": True}
+    ):
+        events.append(event)
+        if len(events) == 8:
+            engine.kill()
+    last = events[-1]
+    assert last.type == "response.failed"
+    assert last.response.status == "failed"
+    assert last.response.error is not None
+    assert last.response.error.code == "server_error"
+    assert last.response.output
+    assert last.sequence_number == len(events) - 1
+    assert server.wait() == 1
