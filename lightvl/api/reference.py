@@ -31,14 +31,14 @@ def reference_page(document: Json) -> str:
         '<meta name="color-scheme" content="light dark">',
         f"<title>{title}: routes</title>",
         '<link rel="icon" href="static/icon.svg" type="image/svg+xml">',
-        '<link rel="stylesheet" href="static/reference.css">\n</head>\n<body>',
+        '<link rel="stylesheet" href="static/reference.css">\n</head>\n<body>\n<main>',
         f"<h1>{title}</h1>",
         '<p>For programs: <a href="openapi.json">openapi.json</a>.</p>',
         "<h2>Routes</h2>",
         *_routes(document["paths"]),
         "<h2>Bodies</h2>",
         *(part for name in schemas for part in _schema(name, schemas[name])),
-        "</body>\n</html>\n",
+        "</main>\n</body>\n</html>\n",
     ]
     return "\n".join(parts)
 
@@ -60,7 +60,7 @@ def _schema(name: str, schema: Json) -> Iterator[str]:
     yield f'<h3 id="{escape(name)}">{escape(name)}</h3>'
     yield f"<p>{escape(schema.get('description', '')).replace('`', '')}</p>"
     required = schema.get("required", ())
-    yield "<table>\n<tr><th>field</th><th>type</th><th></th></tr>"
+    yield "<table>\n<tr><th>field</th><th>type</th><th>note</th></tr>"
     for field, described in schema.get("properties", {}).items():
         default = described.get("default")
         note = "required" if field in required else ""

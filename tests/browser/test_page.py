@@ -194,3 +194,12 @@ def test_looks_and_accessibility(
         "return getComputedStyle(text, '::after').animationName"
     )
     assert motion == ("none" if phone else "blink")
+
+
+def test_the_description_of_the_routes(page: Page) -> None:
+    page.driver.get(page.url + "/docs")
+    assert "POST /v1/responses" in page.find("table").text
+    page.find("a[href='#ResponsesBody']").click()
+    assert page.find("#ResponsesBody").text == "ResponsesBody"
+    assert page.violations() == []
+    assert {url.startswith(page.url) for url in page.requested()} == {True}
