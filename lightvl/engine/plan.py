@@ -94,3 +94,8 @@ class StepResult(msgspec.Struct, frozen=True):
     vision_s: float
     text_s: float
     preprocess_s: float = 0.0
+
+    @property
+    def patches_ago_s(self) -> float:
+        """How long before the step's end its new pictures were patches, in seconds."""
+        return self.vision_s - self.preprocess_s + self.text_s
