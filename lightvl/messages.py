@@ -109,10 +109,16 @@ class NeedPixels(msgspec.Struct, frozen=True, tag=True):
 
 
 class PixelsDone(msgspec.Struct, frozen=True, tag=True):
-    """The pixels of `key` at `offset` are no longer read: that room in the arena is free."""
+    """The pixels of `key` at `offset` are no longer read: that room in the arena is free.
+
+    Attributes:
+        ago_s: How long before this message they had become patches, in seconds; None if they were
+            not read at all.
+    """
 
     key: bytes
     offset: int
+    ago_s: float | None = None
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):

@@ -20,6 +20,9 @@ from lightvl.api.front import Front
 from lightvl.api.gate import Gate
 from lightvl.api.openai_schema import ChatBody, CompletionBody
 from lightvl.api.pages import Pages
+from lightvl.api.reference import reference_page
+from lightvl.api.responses import responses
+from lightvl.api.responses_schema import ResponsesBody
 from lightvl.api.schema import GenerateBody, TokensBody
 from lightvl.api.status import StatusRoutes
 from lightvl.errors import RequestError
@@ -31,6 +34,7 @@ _BODIES: dict[str, type[msgspec.Struct]] = {
     "/tokens": TokensBody,
     "/v1/chat/completions": ChatBody,
     "/v1/completions": CompletionBody,
+    "/v1/responses": ResponsesBody,
 }
 _SCHEMAS = "#/components/schemas/{name}"
 
@@ -42,7 +46,7 @@ def build_app(front: Front, drain: Callable[[], None]) -> ASGIApp:
         front: What the routes work with.
         drain: Begins the drain.
     """
-    app = FastAPI(title="lightvl", openapi_url="/openapi.json", redoc_url=None)
+    app = FastAPI(title="lightvl", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
     app.include_router(StatusRoutes(front, drain).router())
     handlers = {
         "/": native.root,
@@ -50,10 +54,11 @@ def build_app(front: Front, drain: Callable[[], None]) -> ASGIApp:
         "/generate_stream": native.generate_stream,
         "/v1/chat/completions": openai.chat_completions,
         "/v1/completions": openai.completions,
+        "/v1/responses": responses,
     }
     for path, handler in handlers.items():
         app.router.routes.append(Route(path, Endpoint(front, handler), methods=["POST"]))
-    app.router.routes += Pages().routes()
+    app.router.routes += Pages(lambda: reference_page(app.openapi())).routes()
     tokens = Endpoint(front, native.tokens, queued=False)
     app.router.routes.append(Route("/tokens", tokens, methods=["GET", "POST"]))
     app.add_exception_handler(HTTPException, _refused)

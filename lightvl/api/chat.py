@@ -34,7 +34,7 @@ def render_chat(
         if message.tool_calls is not None and message.role != "assistant":
             name = f"messages[{i}].tool_calls"
             raise RequestError(f"{name}: stand in assistant messages only", param=name)
-        content = message.content
+        content = message.content if message.content is not None else message.refusal
         if content is None:
             if not message.tool_calls:
                 raise RequestError(

@@ -8,7 +8,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -85,7 +85,7 @@ class EngineClient:
             Rejected: self._on_rejected,
             NeedPixels: self._on_need_pixels,
             Encoded: self._on_encoded,
-            PixelsDone: lambda message: self._supply.done(message.offset),
+            PixelsDone: self._on_pixels_done,
             Stats: self._on_stats,
         }
         self.preparer = Preparer(media, tokenizer, rules)
@@ -260,11 +260,23 @@ class EngineClient:
                 self._supply.supply(message, image, live[0].fail, live[0].decoded)
                 return
 
+    def _on_pixels_done(self, message: PixelsDone) -> None:
+        self._supply.done(message.offset)
+        if message.ago_s is not None:
+            when_s = time.monotonic() - message.ago_s
+            for generation in self._waiting_for([message.key]):
+                generation.preprocessed_s = when_s
+
     def _on_encoded(self, message: Encoded) -> None:
-        keys, when_s = set(message.keys), time.monotonic() - message.ago_s
+        when_s = time.monotonic() - message.ago_s
+        for generation in self._waiting_for(message.keys):
+            generation.encoded_s = when_s
+
+    def _waiting_for(self, keys: Iterable[bytes]) -> Iterator[Generation]:
+        wanted = set(keys)
         for generation, _ in self._live.values():
-            if generation.prepared.slots:
-                generation.encoded(keys, when_s)
+            if generation.prepared.slots and generation.waits_for(wanted):
+                yield generation
 
     def _on_stats(self, message: Stats) -> None:
         future = self._stats.popleft()

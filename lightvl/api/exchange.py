@@ -64,6 +64,7 @@ class Exchange:
         self._handler: asyncio.Task[object] | None = None
         self._started = False
         self._end: RequestError | None = None
+        self._failed: Callable[[RequestError], bytes] = _error_event
 
     @property
     def client(self) -> bytes:
@@ -180,6 +181,7 @@ class Exchange:
         *,
         head: bytes = b"",
         tail: Callable[[], bytes] = bytes,
+        failed: Callable[[RequestError], bytes] | None = None,
     ) -> None:
         """Answers 200 with an event for each token; lagging clients get several in one send.
 
@@ -188,9 +190,11 @@ class Exchange:
             encode: Makes the event of a token.
             head: Written before the first event.
             tail: Makes what is written after the last event.
+            failed: Makes the event of an error, or None for `{"error": ...}`.
 
         An error before the first byte is an answer of its own; later, it is an event.
         """
+        self._failed = failed or self._failed
         try:
             async for events in generation.events():
                 data = b"".join([encode(event) for event in events])
@@ -208,7 +212,7 @@ class Exchange:
             self.status = error.status
             await send_error(self._send, error)
             return
-        data = b"data:" + msgspec.json.encode(error.body()) + b"\n\n"
+        data = self._failed(error)
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
     def trace(self, tracing: Tracing) -> None:
@@ -323,6 +327,10 @@ async def send_bytes(
     length = (b"content-length", str(len(data)).encode())
     await send(_start(status, content_type, [length, *(headers or [])]))
     await send({"type": "http.response.body", "body": data})
+
+
+def _error_event(error: RequestError) -> bytes:
+    return b"data:" + msgspec.json.encode(error.body()) + b"\n\n"
 
 
 def _start(status: int, content_type: bytes, headers: list[tuple[bytes, bytes]]) -> Message:

@@ -196,6 +196,7 @@ class Generation:
         prepared_s: When it was sent to the engine.
         started_s: When it was admitted, or None.
         decoded_s: When the last picture that it had to supply was decoded, or None.
+        preprocessed_s: When the last picture that it waited for had become patches, or None.
         encoded_s: When the last picture that it waited for was through the tower, or None.
         first_token_s: When its first token came, or None.
         ended_s: When its last sequence ended, or None.
@@ -217,6 +218,7 @@ class Generation:
         self.prepared_s = time.monotonic()
         self.started_s: float | None = None
         self.decoded_s: float | None = None
+        self.preprocessed_s: float | None = None
         self.encoded_s: float | None = None
         self.first_token_s: float | None = None
         self.ended_s: float | None = None
@@ -313,13 +315,12 @@ class Generation:
         if self.first_token_s is None:
             self.decoded_s = time.monotonic()
 
-    def encoded(self, keys: Collection[bytes], when_s: float) -> None:
-        """Pictures are through the tower; counts if one of them is waited for here."""
+    def waits_for(self, keys: Collection[bytes]) -> bool:
+        """Whether one of these pictures is waited for here."""
         if self.started_s is None or self.first_token_s is not None:
-            return
+            return False
         slots = zip(self.prepared.slots, self.cached_images, strict=True)
-        if any(slot.key in keys and not cached for slot, cached in slots):
-            self.encoded_s = when_s
+        return any(slot.key in keys and not cached for slot, cached in slots)
 
     def take(self, event: TokenEvent) -> None:
         """Hands a new token to the reader; wakes it if it wants to see each."""

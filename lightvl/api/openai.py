@@ -1,7 +1,6 @@
 """The OpenAI routes: `/v1/chat/completions` and `/v1/completions`."""
 
 import asyncio
-import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -10,28 +9,17 @@ from typing import Any
 
 import msgspec
 
-from lightvl.api.chat import render_chat
 from lightvl.api.exchange import Exchange
 from lightvl.api.front import Front
-from lightvl.api.generation import (
-    ChatPrompt,
-    Generation,
-    GenerationRequest,
-    Sequence,
-    TokenEvent,
-)
-from lightvl.api.native import image_sources, shortest
-from lightvl.api.openai_schema import (
-    ChatBody,
-    CompletionBody,
-    check_supported,
-    prompts_of,
-)
-from lightvl.api.sampling import openai_sampling, openai_text_options
+from lightvl.api.generation import Generation, GenerationRequest, Sequence, TokenEvent
+from lightvl.api.native import image_sources
+from lightvl.api.openai_parts import chat_logprobs, new_id, text_logprobs, usage
+from lightvl.api.openai_request import chat_request, check_model, openai_request
+from lightvl.api.openai_rules import check_supported
+from lightvl.api.openai_schema import ChatBody, CompletionBody, prompts_of
 from lightvl.api.timings import usage_details
-from lightvl.api.tools import ToolCall, ToolParser, template_tools
+from lightvl.api.tools import ToolCall, ToolParser, may_call
 from lightvl.errors import RequestError
-from lightvl.multimodal.pool import ImageSource
 
 DONE = b"data: [DONE]\n\n"
 
@@ -39,13 +27,12 @@ DONE = b"data: [DONE]\n\n"
 async def chat_completions(exchange: Exchange) -> None:
     """`POST /v1/chat/completions`."""
     body = await exchange.read(ChatBody)
-    _check_model(exchange.front, body.model)
+    check_model(exchange.front, body.model)
     check_supported(body)
-    tools = template_tools(body)
-    prompt, images = render_chat(exchange.front.tokenizer, body.messages, tools)
-    request = _request(exchange, body, prompt, images)
+    request = chat_request(exchange, body)
+    calls = may_call(body)
     if body.stream:
-        await _stream(exchange, body, request, _ToolChunks if tools else _ChatChunks)
+        await _stream(exchange, body, request, _ToolChunks if calls else _ChatChunks)
         return
     generation = await exchange.generate(request)
     await generation.finished()
@@ -53,8 +40,8 @@ async def chat_completions(exchange: Exchange) -> None:
     choices = [
         {
             "index": s.index,
-            **_said(s, tools is not None),
-            "logprobs": {"content": _chat_logprobs(front, s.events)} if body.logprobs else None,
+            **_said(s, calls),
+            "logprobs": _chat_logprobs(front, s.events) if body.logprobs else None,
         }
         for s in generation.sequences
     ]
@@ -64,13 +51,13 @@ async def chat_completions(exchange: Exchange) -> None:
 async def completions(exchange: Exchange) -> None:
     """`POST /v1/completions`."""
     front, body = exchange.front, await exchange.read(CompletionBody)
-    _check_model(front, body.model)
+    check_model(front, body.model)
     check_supported(body)
     prompts, images = prompts_of(body), image_sources(body.multimodal_params)
     if len(prompts) > 1 and (body.stream or images):
         what = "a stream" if body.stream else "a request with pictures"
         raise RequestError(f"prompt: {len(prompts)} prompts, {what} has one", param="prompt")
-    requests = [_request(exchange, body, prompt, images) for prompt in prompts]
+    requests = [openai_request(exchange, body, prompt, images, "prompt") for prompt in prompts]
     if body.stream:
         await _stream(exchange, body, requests[0], _TextChunks)
         return
@@ -84,7 +71,7 @@ async def completions(exchange: Exchange) -> None:
         {
             "index": index,
             "text": s.text,
-            "logprobs": _text_logprobs(front, s.events) if body.logprobs is not None else None,
+            "logprobs": text_logprobs(front, s.events) if body.logprobs is not None else None,
             "finish_reason": s.finish_reason,
         }
         for index, s in enumerate(sequences)
@@ -129,8 +116,8 @@ class _Chunks(ABC):
         """Returns what follows the last token's event."""
         if not self._wants_usage:
             return DONE
-        usage = _usage([self._generation]) | {"lightvl": usage_details(self._generation)}
-        event = {**self._base, "choices": [], "usage": usage}
+        told = usage([self._generation]) | {"lightvl": usage_details(self._generation)}
+        event = {**self._base, "choices": [], "usage": told}
         return b"data: " + self._encoder.encode(event) + b"\n\n" + DONE
 
     @abstractmethod
@@ -156,7 +143,7 @@ class _ChatChunks(_Chunks):
     def choice(self, event: TokenEvent) -> dict[str, object]:
         logprobs = None
         if self._wants_logprobs and event.token_id >= 0:
-            logprobs = {"content": _chat_logprobs(self._front, [event])}
+            logprobs = _chat_logprobs(self._front, [event])
         return {
             "index": event.index,
             "delta": {"content": event.text} if event.text else {},
@@ -198,7 +185,7 @@ class _TextChunks(_Chunks):
     def choice(self, event: TokenEvent) -> dict[str, object]:
         logprobs = None
         if self._wants_logprobs and event.token_id >= 0:
-            logprobs = _text_logprobs(self._front, [event], self._offsets[event.index])
+            logprobs = text_logprobs(self._front, [event], self._offsets[event.index])
         self._offsets[event.index] += len(event.text)
         return {
             "index": event.index,
@@ -208,13 +195,13 @@ class _TextChunks(_Chunks):
         }
 
 
-def _said(sequence: Sequence, may_call: bool) -> dict[str, object]:
+def _said(sequence: Sequence, calls_tools: bool) -> dict[str, object]:
     """Returns the message and the finish reason of a whole answer."""
     text, reason = sequence.text, sequence.finish_reason
     calls: list[ToolCall] = []
-    if may_call:
+    if calls_tools:
         text, calls = ToolParser().push(text, last=True)
-    message: dict[str, object] = {"role": "assistant", "content": text}
+    message: dict[str, object] = {"role": "assistant", "content": text, "refusal": None}
     if calls:
         message["content"] = text or None
         message["tool_calls"] = [call.body() for call in calls]
@@ -233,42 +220,6 @@ async def _stream(
     await exchange.stream(generation, chunks.encode, head=chunks.head(), tail=chunks.tail)
 
 
-def _request(
-    exchange: Exchange,
-    body: ChatBody | CompletionBody,
-    prompt: str | list[int] | ChatPrompt,
-    images: tuple[ImageSource, ...],
-) -> GenerationRequest:
-    front = exchange.front
-    vocab_size = front.model.text.vocab_size
-    if isinstance(prompt, list) and not all(0 <= i < vocab_size for i in prompt):
-        raise RequestError(f"prompt: expected token ids of 0 to {vocab_size - 1}", param="prompt")
-    sampling = openai_sampling(body, front.model.generation, vocab_size)
-    options, stop_ids = openai_text_options(body.stop, front.tokenizer)
-    return GenerationRequest(
-        prompt=prompt,
-        prompt_field="messages" if isinstance(body, ChatBody) else "prompt",
-        images=images,
-        sampling=msgspec.structs.replace(sampling, stop_token_ids=tuple(stop_ids)),
-        text=options,
-        num_sequences=body.n or 1,
-        priority=body.priority or 0,
-        salt=exchange.salt,
-        client=exchange.client,
-        timeout_s=shortest(body.timeout_s, front.config.request_timeout_s),
-    )
-
-
-def _check_model(front: Front, name: str | None) -> None:
-    if name is not None and name != front.model_name:
-        raise RequestError(
-            f"model: {name!r} is not served here, expected {front.model_name!r}",
-            404,
-            param="model",
-            code="model_not_found",
-        )
-
-
 def _answer(
     front: Front, kind: str, choices: list[dict[str, Any]], generations: Listed[Generation]
 ) -> dict[str, object]:
@@ -278,60 +229,13 @@ def _answer(
         "created": int(time.time()),
         "model": front.model_name,
         "choices": choices,
-        "usage": _usage(generations),
+        "usage": usage(generations),
     }
 
 
 def _new_id(kind: str) -> str:
-    return ("chatcmpl-" if kind.startswith("chat") else "cmpl-") + secrets.token_hex(12)
+    return new_id("chatcmpl-" if kind.startswith("chat") else "cmpl-")
 
 
-def _usage(generations: Listed[Generation]) -> dict[str, object]:
-    prompt = sum(g.num_prompt_tokens for g in generations)
-    completion = sum(s.num_tokens for g in generations for s in g.sequences)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {
-            "cached_tokens": sum(g.cached_tokens for g in generations),
-            "image_tokens": sum(g.num_image_tokens for g in generations),
-            "cached_image_tokens": sum(g.num_cached_image_tokens for g in generations),
-        },
-    }
-
-
-def _chat_logprobs(front: Front, events: Listed[TokenEvent]) -> list[dict[str, object]]:
-    return [
-        {
-            **_chat_logprob(front, event.token_id, event.logprob),
-            "top_logprobs": [
-                _chat_logprob(front, token_id, logprob)
-                for token_id, logprob in event.top_logprobs or ()
-            ],
-        }
-        for event in events
-    ]
-
-
-def _chat_logprob(front: Front, token_id: int, logprob: float | None) -> dict[str, object]:
-    data = front.tokenizer.token_bytes(token_id)
-    text = data.decode(errors="replace")
-    return {"token": text, "logprob": logprob, "bytes": list(data)}
-
-
-def _text_logprobs(front: Front, events: Listed[TokenEvent], offset: int = 0) -> dict[str, object]:
-    token_text = front.tokenizer.token_text
-    offsets = []
-    for event in events:
-        offsets.append(offset)
-        offset += len(event.text)
-    return {
-        "tokens": [token_text(event.token_id) for event in events],
-        "token_logprobs": [event.logprob for event in events],
-        "top_logprobs": [
-            {token_text(token_id): logprob for token_id, logprob in event.top_logprobs or ()}
-            for event in events
-        ],
-        "text_offset": offsets,
-    }
+def _chat_logprobs(front: Front, events: Listed[TokenEvent]) -> dict[str, object]:
+    return {"content": chat_logprobs(front, events), "refusal": None}

@@ -8,6 +8,9 @@ from msgspec import Meta
 from lightvl.api.schema import Bias, Int64, MultimodalParams, Penalty, PositiveInt, Timeout
 from lightvl.errors import RequestError
 
+Detail = Literal["auto", "low", "high", "original"]
+"""Of a picture: `low` is one tile, the others are the checkpoint's own tiling."""
+
 MAX_PROMPTS = 256
 """Of one request to `/v1/completions`; each is prepared in the event loop."""
 
@@ -16,6 +19,7 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """`stream_options`."""
 
     include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 class JsonSchema(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +70,7 @@ class ImageUrl(msgspec.Struct, frozen=True, kw_only=True):
     """`image_url` of a content part."""
 
     url: str
-    detail: Literal["auto", "low", "high"] | None = None
+    detail: Detail | None = None
 
 
 class TextPart(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
@@ -75,10 +79,24 @@ class TextPart(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
     text: str
 
 
+class RefusalPart(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
+    """A refusal of an earlier answer; here it is text."""
+
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        """Its text."""
+        return self.refusal
+
+
 class ImagePart(msgspec.Struct, frozen=True, kw_only=True, tag="image_url"):
     """A picture part of a message's content."""
 
     image_url: ImageUrl
+
+
+ContentPart = TextPart | ImagePart | RefusalPart
 
 
 class Function(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,11 +121,32 @@ class FunctionName(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 
 
-class NamedTool(msgspec.Struct, frozen=True, kw_only=True):
+class NamedTool(msgspec.Struct, frozen=True, kw_only=True, tag="function"):
     """A `tool_choice` that names a tool."""
 
     function: FunctionName
-    type: Literal["function"] = "function"
+
+
+class AllowedTool(msgspec.Struct, frozen=True, kw_only=True, tag="function"):
+    """One of the tools that a `tool_choice` allows."""
+
+    function: FunctionName
+
+
+class AllowedSet(msgspec.Struct, frozen=True, kw_only=True):
+    """`allowed_tools` of a tool choice."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[AllowedTool], Meta(min_length=1, max_length=128)]
+
+
+class AllowedTools(msgspec.Struct, frozen=True, kw_only=True, tag="allowed_tools"):
+    """A `tool_choice` that leaves some of the tools."""
+
+    allowed_tools: AllowedSet
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedTools
 
 
 class CalledFunction(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,10 +168,14 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart | ImagePart] | None = None
+    content: str | list[ContentPart] | None = None
     name: str | None = None
+    refusal: str | None = None
     tool_calls: list[EarlierCall] | None = None
     tool_call_id: str | None = None
+    annotations: Any = None
+    audio: None = None
+    function_call: None = None
 
 
 class ChatBody(CommonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -143,8 +186,21 @@ class ChatBody(CommonBody, frozen=True, kw_only=True, forbid_unknown_fields=True
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: Annotated[list[Tool], Meta(min_length=1, max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    audio: Any = None
+    function_call: Any = None
+    functions: Any = None
+    modalities: list[str] | None = None
+    moderation: Any = None
+    prediction: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    reasoning_effort: str | None = None
+    safety_identifier: Any = None
+    verbosity: str | None = None
+    web_search_options: Any = None
 
 
 class CompletionBody(CommonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -156,26 +212,6 @@ class CompletionBody(CommonBody, frozen=True, kw_only=True, forbid_unknown_field
     suffix: str | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     multimodal_params: MultimodalParams | None = None
-
-
-def check_supported(body: ChatBody | CompletionBody) -> None:
-    """Refuses what a known field asks for and this build lacks.
-
-    Raises:
-        RequestError: 400 naming the field.
-    """
-    if body.stream_options is not None and not body.stream:
-        raise RequestError("stream_options: only with stream true", param="stream_options")
-    if isinstance(body, ChatBody):
-        if body.top_logprobs is not None and not body.logprobs:
-            raise RequestError("top_logprobs: only with logprobs true", param="top_logprobs")
-        return
-    if body.echo:
-        raise _not_yet("echo", "true")
-    if body.suffix is not None:
-        raise _not_yet("suffix", "a text")
-    if body.best_of is not None and body.best_of != (body.n or 1):
-        raise RequestError(f"best_of: expected n = {body.n or 1}", param="best_of")
 
 
 def prompts_of(body: CompletionBody) -> list[str | list[int]]:
@@ -198,7 +234,3 @@ def prompts_of(body: CompletionBody) -> list[str | list[int]]:
             f"prompt: {len(prompts)} prompts, expected at most {MAX_PROMPTS}", param="prompt"
         )
     return list(prompts)
-
-
-def _not_yet(name: str, value: str) -> RequestError:
-    return RequestError(f"{name}: {value} is not in this build yet", param=name)

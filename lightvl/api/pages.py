@@ -1,8 +1,8 @@
-"""The web page at `GET /` and its files, read once at start; they need no key."""
+"""The web page at `GET /` and its files, read once at start, which need no key; and `/docs`."""
 
 import hashlib
+from collections.abc import Callable
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -37,21 +37,34 @@ def is_public(method: str, path: str) -> bool:
 
 
 class Pages:
-    """The page's files; `routes` serve them."""
+    """The page's files; `routes` serve them.
 
-    def __init__(self) -> None:
+    Args:
+        reference: Makes the page at `/docs`.
+    """
+
+    def __init__(self, reference: Callable[[], str]) -> None:
         root = files("lightvl.api").joinpath("static")
-        self._files = {entry.name: _File(entry) for entry in root.iterdir() if entry.is_file()}
+        entries = [entry for entry in root.iterdir() if entry.is_file()]
+        self._files = {entry.name: _File(entry.name, entry.read_bytes()) for entry in entries}
+        self._make_reference = reference
+        self._reference: _File | None = None
 
     def routes(self) -> list[Route]:
-        """Returns the routes of `/` and of the files."""
+        """Returns the routes of `/`, of the files and of `/docs`."""
         return [
             Route("/", self._page, methods=["GET"], include_in_schema=False),
+            Route("/docs", self._docs, methods=["GET"], include_in_schema=False),
             Route(PREFIX + "{name}", self._file, methods=["GET"], include_in_schema=False),
         ]
 
     async def _page(self, request: Request) -> Response:
         return self._files["index.html"].response(request)
+
+    async def _docs(self, request: Request) -> Response:
+        if self._reference is None:
+            self._reference = _File("docs.html", self._make_reference().encode())
+        return self._reference.response(request)
 
     async def _file(self, request: Request) -> Response:
         file = self._files.get(request.path_params["name"])
@@ -63,11 +76,11 @@ class Pages:
 class _File:
     """One file and how it is told apart from other versions."""
 
-    def __init__(self, entry: Traversable) -> None:
-        self._data = entry.read_bytes()
+    def __init__(self, name: str, data: bytes) -> None:
+        self._data = data
         self._headers = {
             **_HEADERS,
-            "Content-Type": _TYPES[entry.name.rpartition(".")[2]],
+            "Content-Type": _TYPES[name.rpartition(".")[2]],
             "ETag": f'"{hashlib.sha256(self._data).hexdigest()[:32]}"',
         }
 

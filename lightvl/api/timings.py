@@ -9,10 +9,11 @@ from collections.abc import Iterable
 
 from lightvl.api.generation import Generation
 
-STAGES = ("fetch", "prepare", "queue", "image_decode", "vision", "prefill", "decode")
+OF_PICTURES = ("image_decode", "preprocess", "vision")
+STAGES = ("fetch", "prepare", "queue", *OF_PICTURES, "prefill", "decode")
 """In their order: the body and the pictures' bytes come; tokenizing; waiting to be admitted;
-pictures become pixels; preprocessing and the tower; the prompt up to the first token; the rest.
-`image_decode` and `vision` are only there where a picture needed them."""
+pictures become pixels; pixels become patches; the tower; the prompt up to the first token; the
+rest. Those of pictures are only there where a picture needed them."""
 
 
 def stages(generation: Generation, now_s: float) -> list[tuple[str, float, float]]:
@@ -27,6 +28,7 @@ def stages(generation: Generation, now_s: float) -> list[tuple[str, float, float
         "prepare": generation.prepared_s,
         "queue": generation.started_s,
         "image_decode": generation.decoded_s,
+        "preprocess": generation.preprocessed_s,
         "vision": generation.encoded_s,
         "prefill": generation.first_token_s,
         "decode": generation.ended_s,
@@ -34,7 +36,7 @@ def stages(generation: Generation, now_s: float) -> list[tuple[str, float, float
     found = []
     begin_s = generation.began_s
     for name, end_s in ends.items():
-        if end_s is None and name in ("image_decode", "vision"):
+        if end_s is None and name in OF_PICTURES:
             continue
         stage_end_s = now_s if end_s is None else max(begin_s, end_s)
         found.append((name, begin_s, stage_end_s))

@@ -25,15 +25,28 @@ _MOST_CALLS = 8
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
+def may_call(body: ChatBody) -> bool:
+    """Whether calls of tools are looked for in the answer."""
+    return bool(body.tools) and body.tool_choice != "none"
+
+
 def template_tools(body: ChatBody) -> list[dict[str, Any]] | None:
-    """Returns the tools as the chat template takes them; None where none may be called."""
-    if not body.tools or body.tool_choice == "none":
+    """Returns the tools as the chat template takes them; None where none may be called.
+
+    Raises:
+        RequestError: The choice allows a tool that isn't there.
+    """
+    if not may_call(body):
         return None
-    described: list[dict[str, Any]] = msgspec.to_builtins(body.tools)
-    for tool in described:
-        function = tool["function"]
-        tool["function"] = {k: v for k, v in function.items() if k != "strict" and v is not None}
-    return described
+    allowed, mode = _allowed(body)
+    if mode != "auto":  # what is held by a grammar needs no hiding, and prompts stay the same
+        allowed = [tool.function for tool in body.tools or ()]
+    return [{"type": "function", "function": _described(function)} for function in allowed]
+
+
+def _described(function: Function) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(function)
+    return {k: v for k, v in fields.items() if k != "strict" and v is not None}
 
 
 def tool_constraint(body: ChatBody) -> Constraint | None:
@@ -42,18 +55,11 @@ def tool_constraint(body: ChatBody) -> Constraint | None:
     Raises:
         RequestError: The tools and the choice don't fit each other; names the field.
     """
-    tools, choice = body.tools, body.tool_choice
-    if not tools:
-        if choice not in (None, "none", "auto"):
+    if not body.tools:
+        if body.tool_choice not in (None, "none", "auto"):
             raise RequestError("tool_choice: there are no tools", param="tool_choice")
         return None
-    functions = [tool.function for tool in tools]
-    for i, function in enumerate(functions):
-        if not _NAME.fullmatch(function.name):
-            raise RequestError(
-                f"tools[{i}].function.name: expected 1 to 64 letters, digits, _ and -",
-                param="tools",
-            )
+    functions, choice = _allowed(body)
     if choice in (None, "none", "auto"):
         return None
     if body.response_format is not None and body.response_format.type != "text":
@@ -61,15 +67,33 @@ def tool_constraint(body: ChatBody) -> Constraint | None:
             "response_format: not together with a tool_choice that demands a call",
             param="response_format",
         )
-    if isinstance(choice, NamedTool):
-        functions = [f for f in functions if f.name == choice.function.name]
-        if not functions:
-            raise RequestError("tool_choice.function.name: no such tool", param="tool_choice")
     several = body.parallel_tool_calls is not False and choice == "required"
     text = _grammar(functions, several)
     if len(text.encode()) > MAX_BYTES:
         raise RequestError(f"tools: expected at most {MAX_BYTES} bytes", param="tools")
     return Constraint(kind="lark", text=text, field="tools")
+
+
+def _allowed(body: ChatBody) -> tuple[list[Function], str | None]:
+    """Returns the functions that may be called, and the mode; `named` demands one call."""
+    functions = [tool.function for tool in body.tools or ()]
+    for i, function in enumerate(functions):
+        if not _NAME.fullmatch(function.name):
+            raise RequestError(
+                f"tools[{i}]: its name has characters beside letters, digits, _ and -, or over 64",
+                param="tools",
+            )
+    choice = body.tool_choice
+    if choice is None or isinstance(choice, str):
+        return functions, choice
+    if isinstance(choice, NamedTool):
+        names, mode = [choice.function.name], "named"
+    else:
+        names = [tool.function.name for tool in choice.allowed_tools.tools]
+        mode = choice.allowed_tools.mode
+    if unknown := set(names).difference(f.name for f in functions):
+        raise RequestError(f"tool_choice: {min(unknown)!r} is no tool here", param="tool_choice")
+    return [f for f in functions if f.name in names], mode
 
 
 def _grammar(functions: list[Function], several: bool) -> str:

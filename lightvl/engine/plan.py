@@ -86,9 +86,16 @@ class Drawn(msgspec.Struct, frozen=True, array_like=True):
 class StepResult(msgspec.Struct, frozen=True):
     """What a step produced: one `Drawn` per row with `sample`, in row order.
 
-    `vision_s` and `text_s` are measured seconds of the two parts, for cost-based cutting.
+    `vision_s` and `text_s` are measured seconds of the two parts, for cost-based cutting;
+    `preprocess_s` is how much of the first passed until new pictures were patches.
     """
 
     drawn: list[Drawn]
     vision_s: float
     text_s: float
+    preprocess_s: float = 0.0
+
+    @property
+    def patches_ago_s(self) -> float:
+        """How long before the step's end its new pictures were patches, in seconds."""
+        return self.vision_s - self.preprocess_s + self.text_s

@@ -78,12 +78,12 @@ class Runner:
         for join in plan.joins:
             self._batches.join(join)
             self._sampler.join(join)
-        begin = perf_counter()
+        begin, preprocess_s = perf_counter(), 0.0
         if self._vision is not None:
-            self._vision.run(plan.pictures, plan.tiles)
+            preprocess_s = self._vision.run(plan.pictures, plan.tiles)
         middle = perf_counter()
         drawn = self._run_rows(plan.rows, plan.masks) if plan.rows else []
-        return StepResult(drawn, middle - begin, perf_counter() - middle)
+        return StepResult(drawn, middle - begin, perf_counter() - middle, preprocess_s)
 
     def _run_rows(self, rows: Sequence[Row], masks: dict[int, bytes]) -> list[Drawn]:
         batch = self._batches.build(rows)

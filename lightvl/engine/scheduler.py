@@ -362,7 +362,7 @@ class Scheduler:
 
     def apply(self, step: Step, result: StepResult) -> None:
         """Takes a step's results, in the order in which steps were planned."""
-        self.outbox += [PixelsDone(work.key, work.offset) for work in step.pictures]
+        self.outbox += [PixelsDone(w.key, w.offset, result.patches_ago_s) for w in step.pictures]
         if step.encoded:
             self.outbox.append(Encoded(step.encoded, result.text_s))
         self.counters.vision_tiles += len(step.tiles)

@@ -181,6 +181,11 @@ def _pictures(body: object) -> Iterator[Place]:
                 holder = _get(part, "image_url")
                 url = _get(holder, "url")
                 yield _place(holder, "url", url if is_data_url(url) else None)
+    for item in _items(_get(body, "input")):
+        for part in _items(_get(item, "content")):
+            if _get(part, "type") == "input_image":
+                url = _get(part, "image_url")
+                yield _place(part, "image_url", url if is_data_url(url) else None)
 
 
 def _place(holder: Any, name: str, text: object) -> Place:  # noqa: ANN401

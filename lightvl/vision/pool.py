@@ -1,6 +1,7 @@
 """The vision tower's work: decoded pictures in, rows of the embedding arena out."""
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Protocol
 
 import torch
@@ -66,14 +67,21 @@ class VisionPool:
         """Pictures whose patches wait for the tower."""
         return len(self._patches)
 
-    def run(self, pictures: Sequence[PictureWork], tiles: Sequence[TileWork]) -> None:
-        """Makes patches of new pictures, then runs `tiles` through the tower."""
+    def run(self, pictures: Sequence[PictureWork], tiles: Sequence[TileWork]) -> float:
+        """Makes patches of new pictures, then runs `tiles` through the tower.
+
+        Returns:
+            How long the patches took, in seconds.
+        """
+        begin = perf_counter()
         if pictures:
             for work, patches in zip(pictures, self._preprocessor.patches(pictures), strict=True):
                 self._patches[work.key] = patches
                 self._tiles_left[work.key] = work.grid.num_tiles
-        for begin in range(0, len(tiles), self._tiles_per_call):
-            self._encode(tiles[begin : begin + self._tiles_per_call])
+        preprocess_s = perf_counter() - begin
+        for first in range(0, len(tiles), self._tiles_per_call):
+            self._encode(tiles[first : first + self._tiles_per_call])
+        return preprocess_s
 
     def _encode(self, tiles: Sequence[TileWork]) -> None:
         patches = torch.stack([self._patches[tile.key][tile.tile] for tile in tiles])

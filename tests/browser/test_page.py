@@ -14,7 +14,9 @@ from tests.browser.chromium import Page
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = "\N{MULTIPLICATION SIGN}"
 FACE = ROOT / "examples/face.png"
-STAGES = ["fetch", "prepare", "queue", "image_decode", "vision", "prefill", "decode"]
+STAGES = [
+    "fetch", "prepare", "queue", "image_decode", "preprocess", "vision", "prefill", "decode",
+]  # fmt: skip
 
 
 NUMBERS = itertools.count(1)
@@ -188,7 +190,16 @@ def test_looks_and_accessibility(
     assert shot.stat().st_size > 10_000
     motion = page.driver.execute_script(
         "document.querySelector('.turn:last-child').classList.add('writing');"
-        "const text = document.querySelector('.turn:last-child .text');"
+        "const text = document.querySelector('.turn:last-child .text > :last-child');"
         "return getComputedStyle(text, '::after').animationName"
     )
     assert motion == ("none" if phone else "blink")
+
+
+def test_the_description_of_the_routes(page: Page) -> None:
+    page.driver.get(page.url + "/docs")
+    assert "POST /v1/responses" in page.find("table").text
+    page.find("a[href='#ResponsesBody']").click()
+    assert page.find("#ResponsesBody").text == "ResponsesBody"
+    assert page.violations() == []
+    assert {url.startswith(page.url) for url in page.requested()} == {True}

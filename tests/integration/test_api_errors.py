@@ -246,7 +246,7 @@ CHAT: Cases = [
     ("logprobs", [5], 400),
     ("top_logprobs", [21, -1, 2], 400),
     ("tools", [[]], 400),
-    ("tool_choice", ["required", {"function": {"name": "f"}}], 400),
+    ("tool_choice", ["required", {"type": "function", "function": {"name": "f"}}], 400),
     ("functions", [[]], 400),
     ("audio", [{}], 400),
 ]

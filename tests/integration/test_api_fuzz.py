@@ -46,6 +46,24 @@ COMPLETION: dict[str, Any] = {
     "prompt": [[1, 2], "text"], "max_tokens": 2, "logprobs": 1, "best_of": 1, "n": 1, "echo": False,
     "seed": -5, "stop": "b", "priority": 1,
 }  # fmt: skip
+RESPONSE: dict[str, Any] = {
+    "instructions": "be",
+    "input": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "input_text", "text": "<image>"},
+                {"type": "input_image", "image_url": "data:image/png;base64," + PNG},
+            ],
+        },
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a"}]},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": '{"a": 1}'},
+        {"type": "function_call_output", "call_id": "c", "output": "b"},
+    ],
+    "max_output_tokens": 3, "top_logprobs": 2, "stream": True, "metadata": {"a": "b"},
+    "text": {"format": {"type": "text"}}, "tool_choice": "none",
+    "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}],
+}  # fmt: skip
 TOKENS: dict[str, Any] = {
     "text": "a <image>",
     "multimodal_params": {"images": [{"type": "image_size", "data": [3, 4]}]},
@@ -57,6 +75,7 @@ ROUTES = {
     "/tokens": TOKENS,
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETION,
+    "/v1/responses": RESPONSE,
 }
 ODD: list[Any] = [
     None, True, 0, -1, 1, 2**31, 2**63, 2**64, 10**400, 0.5, -0.0, 1e308, 1e-320, "", "a", "\x00",

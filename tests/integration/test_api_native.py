@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -298,9 +299,20 @@ def test_status_routes(http: httpx.Client) -> None:
 
 
 def test_documentation(http: httpx.Client) -> None:
-    assert "swagger" in http.get("/docs").text.lower()
+    page = http.get("/docs")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert "<script" not in page.text
+    loaded = re.findall(r'<(?:link|img|script|iframe)\b[^>]*?(?:href|src)="([^"]*)"', page.text)
+    assert loaded == ["static/icon.svg", "static/reference.css"]
+    for name in loaded:
+        assert http.get("/" + name).status_code == 200
+    links = re.findall(r'href="#([^"]*)"', page.text)
+    assert set(links) <= set(re.findall(r'id="([^"]*)"', page.text))
+    assert http.get("/docs/oauth2-redirect").status_code == 404
     document = http.get("/openapi.json").json()
-    for path in ("/generate", "/generate_stream", "/tokens", "/v1/chat/completions", "/health"):
+    assert all(f" {path}</code>" in page.text for path in document["paths"])
+    for path in ("/generate", "/generate_stream", "/tokens", "/v1/responses", "/health"):
         assert path in document["paths"]
     fields = document["components"]["schemas"]["NativeParameters"]["properties"]
     assert "temperature" in fields

@@ -177,6 +177,25 @@ def test_several_sequences(client: openai.OpenAI) -> None:
     assert sorted(ends) == [0, 1, 2]
 
 
+def test_several_streamed_texts_have_their_index_and_one_usage(client: openai.OpenAI) -> None:
+    options: Any = {"model": "echo", "prompt": WORDS, "n": 3, "max_tokens": 5}
+    whole = client.completions.create(**options)
+    *chunks, last = client.completions.create(
+        **options, stream=True, stream_options={"include_usage": True}
+    )
+    texts = ["", "", ""]
+    for chunk in chunks:
+        assert chunk.usage is None
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.text
+    assert texts == [choice.text for choice in whole.choices]
+    assert last.choices == []
+    assert last.usage is not None
+    assert whole.usage is not None
+    assert last.usage.completion_tokens == whole.usage.completion_tokens == 15
+    assert last.usage.prompt_tokens == whole.usage.prompt_tokens
+
+
 @pytest.mark.parametrize("stop", ["nice", ["zzz", "nice"]])
 def test_a_stop_string_is_not_shown(client: openai.OpenAI, stop: Any) -> None:
     answer = client.completions.create(model="echo", prompt=WORDS, max_tokens=40, stop=stop)

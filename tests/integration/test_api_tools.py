@@ -1,26 +1,15 @@
 """Tools through the official client, with the bundled model under a template that takes tools."""
 
 import json
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-import lightvl
-from lightvl.testing.server import ENGINE, ServerProcess
+from lightvl.testing.server import ServerProcess
+from tests.integration.chat_servers import chat_server, demo_with_tools
 
-TEMPLATE = (
-    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
-    "Call with <tool_call></tool_call>.<|im_end|>\n{% endif %}"
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
-    "{% for call in message.tool_calls %}<tool_call>\n"
-    '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}\n'
-    "</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 TOOLS: Any = [
     {
         "type": "function",
@@ -46,12 +35,12 @@ PAINT: Any = {"type": "function", "function": {"name": "paint"}}
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
-    directory = tmp_path_factory.mktemp("tools") / "demo"
-    shutil.copytree(Path(lightvl.__file__).parent / "demo", directory)
-    (directory / "chat_template.jinja").write_text(TEMPLATE)
-    flags = ["--model_dir", str(directory), "--max_total_token_num", "16384"]
-    with ServerProcess(*flags, engine=ENGINE) as process:
-        yield openai.OpenAI(base_url=f"{process.url}/v1", api_key="-", max_retries=0)
+    directory = demo_with_tools(tmp_path_factory.mktemp("tools") / "demo")
+    with (
+        chat_server(directory) as process,
+        openai.OpenAI(base_url=f"{process.url}/v1", api_key="-", max_retries=0) as opened,
+    ):
+        yield opened
 
 
 def test_a_tool_that_is_named(client: openai.OpenAI) -> None:

@@ -102,14 +102,14 @@ def test_a_picture_is_asked_for_read_and_given_back(front: Front) -> None:
     front.channel.send(request)
     tokens, others = front.collect(1)
     assert tokens[3] == reference(request, [EOS_ID], 200)
-    *before, encoded = others
-    assert before == [
-        Started(3, 0, [False]),
-        NeedPixels(3, key_of(0)),
-        PixelsDone(key_of(0), 64),
-    ]
+    *before, done, encoded = others
+    assert before == [Started(3, 0, [False]), NeedPixels(3, key_of(0))]
+    assert isinstance(done, PixelsDone)
+    assert (done.key, done.offset) == (key_of(0), 64)
     assert isinstance(encoded, Encoded)
     assert encoded.keys == [key_of(0)]
+    assert done.ago_s is not None
+    assert done.ago_s > encoded.ago_s  # patches come before the tower
 
 
 def test_stats_count_what_happened_and_flush_forgets(front: Front) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lightvl.api.openai_schema import ChatBody, CompletionBody, check_supported, prompts_of
+from lightvl.api.openai_rules import check_supported
+from lightvl.api.openai_schema import ChatBody, CompletionBody, prompts_of
 from lightvl.api.schema import GenerateBody, decode_body, unknown_keys
 from lightvl.errors import RequestError
 

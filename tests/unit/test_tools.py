@@ -29,6 +29,7 @@ WEATHER = {
     },
 }
 CLOCK = {"type": "function", "function": {"name": "clock"}}
+NAMED_X = {"type": "function", "function": {"name": "x"}}
 CALL = (
     '<tool_call>\n{"name": "get_weather", "arguments": {"place":"Köln </tool_call>"}}\n</tool_call>'
 )
@@ -66,11 +67,33 @@ def test_what_a_choice_demands() -> None:
         assert tool_constraint(body(tools=both, tool_choice=choice)) is None
 
 
+def test_what_is_allowed_of_several() -> None:
+    def choice(mode: str, *names: str) -> Any:
+        tools = [{"type": "function", "function": {"name": name}} for name in names]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+    def shown(choice: Any) -> list[str]:
+        tools = template_tools(body(tools=both, tool_choice=choice))
+        return [tool["function"]["name"] for tool in tools or ()]
+
+    both = [WEATHER, CLOCK]
+    clock = '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
+    assert accepts(clock, tools=both, tool_choice=choice("required", "clock"))
+    assert accepts(f"{clock}\n{clock}", tools=both, tool_choice=choice("required", "clock"))
+    assert not accepts(CALL, tools=both, tool_choice=choice("required", "clock"))
+    assert accepts(CALL, tools=both, tool_choice=choice("required", "clock", "get_weather"))
+    assert tool_constraint(body(tools=both, tool_choice=choice("auto", "clock"))) is None
+    assert shown(choice("auto", "clock")) == ["clock"]
+    assert shown(choice("required", "clock")) == shown("auto") == ["get_weather", "clock"]
+    with pytest.raises(RequestError, match="'x' is no tool here"):
+        tool_constraint(body(tools=both, tool_choice=choice("auto", "clock", "x")))
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"tools": [CLOCK], "tool_choice": {"function": {"name": "x"}}}, "tool_choice"),
+        ({"tools": [CLOCK], "tool_choice": NAMED_X}, "tool_choice"),
         ({"tools": [{"function": {"name": 'a"b'}}]}, "tools"),
         (
             {

@@ -2,6 +2,7 @@
 
 import { ApiError, chat } from "./api.js";
 import { byId, make } from "./dom.js";
+import { writer } from "./markdown.js";
 import { contentPart, forget, pictureFigure } from "./pictures.js";
 import { openPanel, sampling, system } from "./settings.js";
 import { timing } from "./timing.js";
@@ -9,6 +10,8 @@ import { timing } from "./timing.js";
 // A turn: {text, pictures, tellers, answer, row}; `answer` is null until there is text to go on from.
 let turns = [];
 let running = null;
+
+const DRAW_MS = 30; // what comes within this time is drawn at once
 
 export const isRunning = () => running !== null;
 
@@ -69,7 +72,7 @@ async function answer(turn) {
   const settings = sampling();
   if (settings === null) return;
   document.querySelector(".retry")?.remove();
-  const reply = make("p", { class: "text" });
+  const reply = make("div", { class: "text" });
   const below = make("div", { class: "below" });
   turn.row = make("li", { class: "turn assistant writing" },
     make("h2", { class: "who", text: "Answer" }),
@@ -79,12 +82,21 @@ async function answer(turn) {
   follow(true);
   setRunning(new AbortController());
   byId("status").textContent = "Answering";
-  const text = reply.appendChild(document.createTextNode(""));
+  const write = writer(reply);
+  let text = "";
   let note = "";
+  let timer = 0;
+  const draw = () => {
+    const near = isNearEnd();
+    timer = 0;
+    write(text);
+    follow(near);
+  };
   try {
     for await (const part of chat(await messages(), settings, running.signal)) {
       const near = isNearEnd();
-      if (part.text) text.appendData(part.text);
+      if (part.text) text += part.text;
+      if (part.text) timer ||= setTimeout(draw, DRAW_MS);
       if (part.reason === "length") note = "Cut at the longest length allowed.";
       if (part.usage) showUsage(turn, part.usage, below);
       follow(near);
@@ -94,9 +106,11 @@ async function answer(turn) {
     else if (error instanceof ApiError) showError(below, error);
     else showError(below, new ApiError(error.message));
   }
-  if (text.data) turn.answer = text.data;
+  clearTimeout(timer);
+  draw();
+  if (text) turn.answer = text;
   if (note) below.prepend(make("p", { class: "hint", text: note }));
-  finish(turn, below, text.data, note);
+  finish(turn, below, text, note);
 }
 
 function finish(turn, below, text, note) {

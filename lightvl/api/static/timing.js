@@ -7,6 +7,7 @@ const NAMES = {
   prepare: "tokenize",
   queue: "queue",
   image_decode: "decode picture",
+  preprocess: "cut into patches",
   vision: "vision tower",
   prefill: "prefill",
   decode: "write answer",
