@@ -7,52 +7,32 @@
 namespace lightvl::cuda {
 namespace {
 
-// How a device runs the kernel.
-struct LinearDevice {
-  int num_sms;
-  int shared_bytes;  // that a block may have
-  bool early;        // whether its code has the instructions of programmatic launch
-
-  cudaError_t read() {
-    int device, major;
-    cudaError_t status = cudaGetDevice(&device);
-    if (status == cudaSuccess)
-      status = cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device);
-    if (status == cudaSuccess)
-      status =
-          cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (status == cudaSuccess)
-      status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-#ifdef LIGHTVL_SM90
-    early = major == 9;
-#else
-    early = false;
-#endif
-    return status;
-  }
-};
+template <class T, int kTiles, int kCluster, bool kSilu, int kMostBytes>
+cudaError_t launch_tiles(const LinearSmallParams& p, int clusters, cudaStream_t stream) {
+  if (p.num_tokens > 8)
+    return launch_shape<T, LinearShape<kTiles, 2, kCluster, kSilu, kMostBytes>>(p, clusters, stream);
+  return launch_shape<T, LinearShape<kTiles, 1, kCluster, kSilu, kMostBytes>>(p, clusters, stream);
+}
 
 // One block an SM. The shape follows from the device and the weight alone, never from the rows of
 // x: shapes add the products in different orders.
 template <class T>
 cudaError_t launch_linear_small(const LinearSmallParams& p, cudaStream_t stream) {
   if (p.num_tokens * p.out_width == 0) return cudaSuccess;
-  LinearDevice device;
-  const cudaError_t status = device.read();
-  if (status != cudaSuccess) return status;
-  const int blocks = static_cast<int>(std::min<int64_t>(device.num_sms, p.out_width));
-  const auto launch = [&]<class Shape>(Shape) {
-    return launch_shape<T, Shape>(p, blocks, device.early, stream);
-  };
-  using Wide = LinearShape<8, 8, 1, 4, false>;
-  if (device.shared_bytes < Wide::shared_bytes(2)) {
-    if (p.silu_mul) return launch(LinearShape<4, 8, 1, 3, true>{});
-    return launch(LinearShape<4, 8, 1, 3, false>{});
+  constexpr int kHalf = kHalfOfHopper, kWhole = 2 * kHalfOfHopper, kLeast = 99 * 1024;
+  const int sms = device_attribute<cudaDevAttrMultiProcessorCount>();
+  const int blocks = static_cast<int>(std::min<int64_t>(sms, p.out_width));
+  const int pairs = static_cast<int>(std::min<int64_t>(sms / 2, p.out_width));
+  const auto rows = [&](int bands) { return (p.out_width + bands - 1) / bands; };
+  if (device_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>() < kWhole ||
+      !detail::can_launch_dependent()) {
+    if (p.silu_mul) return launch_tiles<T, 4, 1, true, kLeast>(p, blocks, stream);
+    return launch_tiles<T, 4, 1, false, kLeast>(p, blocks, stream);
   }
-  if (p.silu_mul) return launch(LinearShape<8, 8, 1, 4, true>{});
-  if (p.out_width > 16 * blocks) return launch(Wide{});
-  if (p.width > 1024) return launch(LinearShape<2, 8, 1, 6, false>{});
-  return launch(LinearShape<2, 16, 1, 3, false>{});
+  if (p.silu_mul) return launch_tiles<T, 8, 1, true, kWhole>(p, blocks, stream);
+  if (rows(pairs) <= 32) return launch_tiles<T, 4, 2, false, kHalf>(p, pairs, stream);
+  if (rows(blocks) <= 40) return launch_tiles<T, 5, 1, false, kHalf>(p, blocks, stream);
+  return launch_tiles<T, 8, 1, false, kWhole>(p, blocks, stream);
 }
 
 }  // namespace
