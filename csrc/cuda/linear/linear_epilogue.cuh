@@ -15,7 +15,7 @@ struct LinearEpilogue {
   const LinearSmallParams& p;
   const int rank = Exchange::rank();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  float2* const sums;  // this lane's, [item, part, source]
+  float2* const sums;  // this lane's, [source, item, part]
   const Exchange exchange;
 
   // Read ahead of the sums that they are added to; not set where there is nothing to add.
@@ -24,8 +24,8 @@ struct LinearEpilogue {
 
   __device__ LinearEpilogue(const LinearSmallParams& params, uint8_t* shared)
       : p(params),
-        sums(reinterpret_cast<float2*>(shared) + lane),
-        exchange(shared + Shape::kSumBytes, received_bytes()) {}
+        sums(reinterpret_cast<float2*>(shared + Shape::kSumsAt) + lane),
+        exchange(shared + Shape::kRingBytes + Shape::kSumBytes, received_bytes()) {}
 
   __device__ void prefetch_residual(RowRange rows) const {
     if (p.residual == nullptr) return;
@@ -103,7 +103,7 @@ struct LinearEpilogue {
   }
 
   __device__ float2* partial(int index, int part, int source) const {
-    return sums + ((index * kParts + part) * Shape::kSources + source) * 32;
+    return sums + source * (Shape::kSumsStep / 8) + (index * kParts + part) * 32;
   }
 
   __device__ void send(const float (&sum)[Shape::kTiles][4]) const {
@@ -112,8 +112,8 @@ struct LinearEpilogue {
 #pragma unroll
       for (int half = 0; half < Shape::kHalves; ++half) {
         const int of_cluster = half * kOutTiles + j % kOutTiles;
-        float2* to = partial(of_cluster / Shape::kCluster, j / kOutTiles,
-                             rank * Shape::kWarps + warp);
+        float2* to =
+            partial(of_cluster / Shape::kCluster, j / kOutTiles, rank * Shape::kWarps + warp);
         exchange.send(to, of_cluster % Shape::kCluster,
                       make_float2(sum[j][2 * half], sum[j][2 * half + 1]));
       }

@@ -67,8 +67,7 @@ struct LinearRing {
         band(rows) {
     num_passes = divide_up(band.size(), Shape::kPassRows);
     num_chunks = divide_up(divide_up(width, kChunk) - source, Shape::kSources);
-    slots = shared_address(shared) + threadIdx.x / 32 * (Shape::kStages * Shape::kSlotBytes) +
-            threadIdx.x % 32 * 16;
+    slots = shared_address(shared) + threadIdx.x / 32 * Shape::kWarpBytes + threadIdx.x % 32 * 16;
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
       has_row[half] = row + 8 * half < p.num_tokens;
@@ -186,12 +185,13 @@ struct LinearRing {
     const uint4 low = read_shared(x_fragment(slot, 0));
     uint4 high = make_uint4(0, 0, 0, 0);
     if constexpr (kHalves == 2) high = read_shared(x_fragment(slot, 1));
+    uint4 w[kTiles];  // all are asked for before the first product
 #pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-      const uint4 w = read_shared(fragment(slot, j));
-      mma<T>(sum[j], {low.x, high.x, low.y, high.y}, w.x, w.y);
-      mma<T>(sum[j], {low.z, high.z, low.w, high.w}, w.z, w.w);
-    }
+    for (int j = 0; j < kTiles; ++j) w[j] = read_shared(fragment(slot, j));
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) mma<T>(sum[j], {low.x, high.x, low.y, high.y}, w[j].x, w[j].y);
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) mma<T>(sum[j], {low.z, high.z, low.w, high.w}, w[j].z, w[j].w);
   }
 };
 

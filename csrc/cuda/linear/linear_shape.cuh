@@ -16,11 +16,12 @@ __host__ __device__ constexpr int divide_up(int a, int b) { return (a + b - 1) /
 // Two kernels of a chain share an SM of Hopper's if none takes more.
 constexpr int kHalfOfHopper = 113 * 1024;
 
-template <int kTiles_, int kHalves_, int kCluster_, bool kSilu_, int kMostBytes>
+template <int kTiles_, int kHalves_, int kCluster_, bool kOnePass_, bool kSilu_, int kMostBytes>
 struct LinearShape {
   static constexpr int kTiles = kTiles_;         // of 8 rows of the weight, in a pass
   static constexpr int kHalves = kHalves_;       // of 8 rows of x
   static constexpr int kCluster = kCluster_;     // blocks that share the columns of a band
+  static constexpr bool kOnePass = kOnePass_;    // no band has more rows
   static constexpr int kParts = kSilu_ ? 2 : 1;  // products behind a result: gate and up
   static constexpr int kWarps = 8, kThreads = 32 * kWarps;
   static constexpr int kSources = kWarps * kCluster;  // warps that share the columns
@@ -31,12 +32,19 @@ struct LinearShape {
 
   // A warp's slot of the ring holds the fragments of a chunk: the weight's, then x's.
   static constexpr int kSlotBytes = kFragmentBytes * (kTiles + kHalves);
-  static constexpr int kSumBytes = kItems * kParts * kSources * kTileBytes;
+  // The sums that a block gets from each warp. Those of one pass within a block are left where the
+  // warp's ring was.
+  static constexpr bool kInRing = kOnePass && kCluster == 1;
+  static constexpr int kSourceBytes = kItems * kParts * kTileBytes;
+  static constexpr int kSumBytes = kInRing ? 0 : kSources * kSourceBytes;
   static constexpr int kBarrierBytes = 16;
   static constexpr int kFit = (kMostBytes - kSumBytes - kBarrierBytes) / (kWarps * kSlotBytes);
   static constexpr int kStages = kFit < 8 ? kFit : 8;
   static_assert(kStages >= 2);
-  static constexpr int kRingBytes = kWarps * kStages * kSlotBytes;
+  static constexpr int kWarpBytes = kStages * kSlotBytes, kRingBytes = kWarps * kWarpBytes;
+  static constexpr int kSumsAt = kInRing ? 0 : kRingBytes;
+  static constexpr int kSumsStep = kInRing ? kWarpBytes : kSourceBytes;  // to the next source's
+  static_assert(kSourceBytes <= kSumsStep);
   static constexpr int kSharedBytes = kRingBytes + kSumBytes + kBarrierBytes;
 };
 

@@ -7,32 +7,55 @@
 namespace lightvl::cuda {
 namespace {
 
-template <class T, int kTiles, int kCluster, bool kSilu, int kMostBytes>
-cudaError_t launch_tiles(const LinearSmallParams& p, int clusters, cudaStream_t stream) {
-  if (p.num_tokens > 8)
-    return launch_shape<T, LinearShape<kTiles, 2, kCluster, kSilu, kMostBytes>>(p, clusters, stream);
-  return launch_shape<T, LinearShape<kTiles, 1, kCluster, kSilu, kMostBytes>>(p, clusters, stream);
+template <class T, template <int> class Shape>
+cudaError_t launch_halves(const LinearSmallParams& p, int clusters, cudaStream_t stream) {
+  if (p.num_tokens > 8) return launch_shape<T, Shape<2>>(p, clusters, stream);
+  return launch_shape<T, Shape<1>>(p, clusters, stream);
 }
 
-// One block an SM. The shape follows from the device and the weight alone, never from the rows of
-// x: shapes add the products in different orders.
+constexpr int kHalf = kHalfOfHopper, kWhole = 2 * kHalfOfHopper, kLeast = 99 * 1024;
+
+// Bands of any size; with less shared memory, for other GPUs.
+template <int kHalves>
+using Long = LinearShape<8, kHalves, 1, false, false, kWhole>;
+template <int kHalves>
+using LongSilu = LinearShape<8, kHalves, 1, false, true, kWhole>;
+template <int kHalves>
+using Small = LinearShape<4, kHalves, 1, false, false, kLeast>;
+template <int kHalves>
+using SmallSilu = LinearShape<4, kHalves, 1, false, true, kLeast>;
+
+// Bands of one pass, of a block or a pair of blocks.
+template <int kTiles, int kCluster>
+struct OnePass {
+  template <int kHalves>
+  using Shape = LinearShape<kTiles, kHalves, kCluster, true, false, kHalf>;
+};
+
+// All SMs have one block. The shape follows from the device and the weight alone, never from the
+// rows of x: shapes add the products in different orders.
 template <class T>
 cudaError_t launch_linear_small(const LinearSmallParams& p, cudaStream_t stream) {
   if (p.num_tokens * p.out_width == 0) return cudaSuccess;
-  constexpr int kHalf = kHalfOfHopper, kWhole = 2 * kHalfOfHopper, kLeast = 99 * 1024;
   const int sms = device_attribute<cudaDevAttrMultiProcessorCount>();
   const int blocks = static_cast<int>(std::min<int64_t>(sms, p.out_width));
   const int pairs = static_cast<int>(std::min<int64_t>(sms / 2, p.out_width));
-  const auto rows = [&](int bands) { return (p.out_width + bands - 1) / bands; };
-  if (device_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>() < kWhole ||
-      !detail::can_launch_dependent()) {
-    if (p.silu_mul) return launch_tiles<T, 4, 1, true, kLeast>(p, blocks, stream);
-    return launch_tiles<T, 4, 1, false, kLeast>(p, blocks, stream);
+  const auto most_rows = [&](int bands) { return (p.out_width + bands - 1) / bands; };
+  if (!detail::can_launch_dependent() ||
+      device_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>() < kWhole) {
+    if (p.silu_mul) return launch_halves<T, SmallSilu>(p, blocks, stream);
+    return launch_halves<T, Small>(p, blocks, stream);
   }
-  if (p.silu_mul) return launch_tiles<T, 8, 1, true, kWhole>(p, blocks, stream);
-  if (rows(pairs) <= 32) return launch_tiles<T, 4, 2, false, kHalf>(p, pairs, stream);
-  if (rows(blocks) <= 40) return launch_tiles<T, 5, 1, false, kHalf>(p, blocks, stream);
-  return launch_tiles<T, 8, 1, false, kWhole>(p, blocks, stream);
+  if (p.silu_mul) return launch_halves<T, LongSilu>(p, blocks, stream);
+  if (most_rows(pairs) <= 24)
+    return launch_halves<T, OnePass<3, 2>::template Shape>(p, pairs, stream);
+  if (most_rows(pairs) <= 32)
+    return launch_halves<T, OnePass<4, 2>::template Shape>(p, pairs, stream);
+  if (most_rows(blocks) <= 32)
+    return launch_halves<T, OnePass<4, 1>::template Shape>(p, blocks, stream);
+  if (most_rows(blocks) <= 40)
+    return launch_halves<T, OnePass<5, 1>::template Shape>(p, blocks, stream);
+  return launch_halves<T, Long>(p, blocks, stream);
 }
 
 }  // namespace

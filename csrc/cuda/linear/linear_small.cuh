@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
     linear_small_kernel(const __grid_constant__ LinearSmallParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_begin();
-  LinearEpilogue<T, Shape> epilogue(p, shared + Shape::kRingBytes);
+  LinearEpilogue<T, Shape> epilogue(p, shared);
   const int source = epilogue.rank * Shape::kWarps + epilogue.warp;
   const RowRange band = RowRange{0, static_cast<int>(p.out_width)}.part(
       blockIdx.x / Shape::kCluster, gridDim.x / Shape::kCluster);
