@@ -22,7 +22,7 @@ template <class T, class Shape>
 __global__ void __launch_bounds__(Shape::kThreads)
     linear_small_kernel(const __grid_constant__ LinearSmallParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
-  let_next_begin();
+  let_next_begin();  // it waits for our end, and we wait for what is before us
   LinearEpilogue<T, Shape> epilogue(p, shared);
   const int source = epilogue.rank * Shape::kWarps + epilogue.warp;
   const RowRange band = RowRange{0, static_cast<int>(p.out_width)}.part(
