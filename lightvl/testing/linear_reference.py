@@ -26,6 +26,7 @@ LINEAR_CASES = (
     LinearCase(1, 3584, 3584, residual=True),
     LinearCase(3, 3584, 4608, bias=True),
     LinearCase(9, 8960, 1536, residual=True),
+    LinearCase(13, 1544, 2001, bias=True, residual=True),
     LinearCase(8, 8, 37, bias=True),
     LinearCase(16, 40, 1, residual=True),
     LinearCase(5, 1000, 501, bias=True, residual=True),

@@ -66,9 +66,13 @@ def test_equals_the_reference(case: LinearCase, dtype: torch.dtype) -> None:
 
 
 @on_gpu
-@pytest.mark.parametrize("num_tokens", range(1, 17))
-def test_a_row_does_not_depend_on_the_others(num_tokens: int) -> None:
-    inputs = to_gpu(make_linear_inputs(LinearCase(16, 3000, 700, bias=True), torch.bfloat16))
+@pytest.mark.parametrize(
+    ("num_tokens", "out_width"),
+    [(n, 700) for n in range(1, 17)]
+    + [(n, width) for n in (1, 8, 9) for width in (2000, 3584, 4608, 6000)],
+)
+def test_a_row_does_not_depend_on_the_others(num_tokens: int, out_width: int) -> None:
+    inputs = to_gpu(make_linear_inputs(LinearCase(16, 3000, out_width, bias=True), torch.bfloat16))
     some = run(replace(inputs, x=inputs.x[:num_tokens]))
     assert torch.equal(some, run(inputs)[:num_tokens])
     assert torch.equal(some[-1:], run(replace(inputs, x=inputs.x[num_tokens - 1 : num_tokens])))

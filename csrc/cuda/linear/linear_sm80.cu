@@ -7,52 +7,55 @@
 namespace lightvl::cuda {
 namespace {
 
-// How a device runs the kernel.
-struct LinearDevice {
-  int num_sms;
-  int shared_bytes;  // that a block may have
-  bool early;        // whether its code has the instructions of programmatic launch
+template <class T, template <int> class Shape>
+cudaError_t launch_halves(const LinearSmallParams& p, int clusters, cudaStream_t stream) {
+  if (p.num_tokens > 8) return launch_shape<T, Shape<2>>(p, clusters, stream);
+  return launch_shape<T, Shape<1>>(p, clusters, stream);
+}
 
-  cudaError_t read() {
-    int device, major;
-    cudaError_t status = cudaGetDevice(&device);
-    if (status == cudaSuccess)
-      status = cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device);
-    if (status == cudaSuccess)
-      status =
-          cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (status == cudaSuccess)
-      status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-#ifdef LIGHTVL_SM90
-    early = major == 9;
-#else
-    early = false;
-#endif
-    return status;
-  }
+constexpr int kHalf = kHalfOfHopper, kWhole = 2 * kHalfOfHopper, kLeast = 99 * 1024;
+
+// Bands of any size; with less shared memory, for other GPUs.
+template <int kHalves>
+using Long = LinearShape<8, kHalves, 1, false, false, kWhole>;
+template <int kHalves>
+using LongSilu = LinearShape<8, kHalves, 1, false, true, kWhole>;
+template <int kHalves>
+using Small = LinearShape<4, kHalves, 1, false, false, kLeast>;
+template <int kHalves>
+using SmallSilu = LinearShape<4, kHalves, 1, false, true, kLeast>;
+
+// Bands of one pass, of a block or a pair of blocks.
+template <int kTiles, int kCluster>
+struct OnePass {
+  template <int kHalves>
+  using Shape = LinearShape<kTiles, kHalves, kCluster, true, false, kHalf>;
 };
 
-// One block an SM. The shape follows from the device and the weight alone, never from the rows of
-// x: shapes add the products in different orders.
+// All SMs have one block. The shape follows from the device and the weight alone, never from the
+// rows of x: shapes add the products in different orders.
 template <class T>
 cudaError_t launch_linear_small(const LinearSmallParams& p, cudaStream_t stream) {
   if (p.num_tokens * p.out_width == 0) return cudaSuccess;
-  LinearDevice device;
-  const cudaError_t status = device.read();
-  if (status != cudaSuccess) return status;
-  const int blocks = static_cast<int>(std::min<int64_t>(device.num_sms, p.out_width));
-  const auto launch = [&]<class Shape>(Shape) {
-    return launch_shape<T, Shape>(p, blocks, device.early, stream);
-  };
-  using Wide = LinearShape<8, 8, 1, 4, false>;
-  if (device.shared_bytes < Wide::shared_bytes(2)) {
-    if (p.silu_mul) return launch(LinearShape<4, 8, 1, 3, true>{});
-    return launch(LinearShape<4, 8, 1, 3, false>{});
+  const int sms = device_attribute<cudaDevAttrMultiProcessorCount>();
+  const int blocks = static_cast<int>(std::min<int64_t>(sms, p.out_width));
+  const int pairs = static_cast<int>(std::min<int64_t>(sms / 2, p.out_width));
+  const auto most_rows = [&](int bands) { return (p.out_width + bands - 1) / bands; };
+  if (!detail::can_launch_dependent() ||
+      device_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>() < kWhole) {
+    if (p.silu_mul) return launch_halves<T, SmallSilu>(p, blocks, stream);
+    return launch_halves<T, Small>(p, blocks, stream);
   }
-  if (p.silu_mul) return launch(LinearShape<8, 8, 1, 4, true>{});
-  if (p.out_width > 16 * blocks) return launch(Wide{});
-  if (p.width > 1024) return launch(LinearShape<2, 8, 1, 6, false>{});
-  return launch(LinearShape<2, 16, 1, 3, false>{});
+  if (p.silu_mul) return launch_halves<T, LongSilu>(p, blocks, stream);
+  if (most_rows(pairs) <= 24)
+    return launch_halves<T, OnePass<3, 2>::template Shape>(p, pairs, stream);
+  if (most_rows(pairs) <= 32)
+    return launch_halves<T, OnePass<4, 2>::template Shape>(p, pairs, stream);
+  if (most_rows(blocks) <= 32)
+    return launch_halves<T, OnePass<4, 1>::template Shape>(p, blocks, stream);
+  if (most_rows(blocks) <= 40)
+    return launch_halves<T, OnePass<5, 1>::template Shape>(p, blocks, stream);
+  return launch_halves<T, Long>(p, blocks, stream);
 }
 
 }  // namespace

@@ -1,0 +1,79 @@
+// How the warps' sums get to the block that adds them up.
+#pragma once
+
+#include "cuda/attention/mma.cuh"
+
+namespace lightvl::cuda {
+
+// Within a block: by a barrier of its threads.
+template <int kCluster>
+struct SumExchange {
+  static_assert(kCluster == 1);
+
+  __device__ SumExchange(void*, uint32_t) {}
+  __device__ static int rank() { return 0; }
+
+  __device__ void before_send(int pass) const {
+    if (pass > 0) __syncthreads();
+  }
+  __device__ void send(float2* to, int, float2 sums) const { *to = sums; }
+  __device__ void receive() const { __syncthreads(); }
+};
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+// Within a cluster of two: by stores that count at the receiver's barrier. (A release at the
+// cluster's barrier would wait until all of memory agrees.) Good for one pass.
+template <>
+struct SumExchange<2> {
+  uint32_t barrier;
+
+  // Before others send, `bytes` in all.
+  __device__ SumExchange(void* shared, uint32_t bytes) : barrier(shared_address(shared)) {
+    if (threadIdx.x == 0) {
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
+                   "r"(bytes)
+                   : "memory");
+    }
+    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+  }
+  __device__ static int rank() { return blockIdx.x % 2; }
+
+  __device__ void before_send(int) const {
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+  }
+
+  // Stores where `to`, an address in this block's shared memory, is in that of `block`.
+  __device__ void send(float2* to, int block, float2 sums) const {
+    asm volatile(
+        "{\n.reg .b32 address, barrier;\n"
+        "mapa.shared::cluster.u32 address, %0, %2;\n"
+        "mapa.shared::cluster.u32 barrier, %1, %2;\n"
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [address], {%3, %4}, "
+        "[barrier];\n}" ::"r"(shared_address(to)),
+        "r"(barrier), "r"(block), "f"(sums.x), "f"(sums.y)
+        : "memory");
+  }
+
+  __device__ void receive() const {
+    uint32_t done = 0;
+    while (done == 0) {
+      asm volatile(
+          "{\n.reg .pred p;\n"
+          "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0;\n"
+          "selp.u32 %0, 1, 0, p;\n}"
+          : "=r"(done)
+          : "r"(barrier)
+          : "memory");
+    }
+  }
+};
+#else
+template <>
+struct SumExchange<2> : SumExchange<1> {  // is never launched
+  using SumExchange<1>::SumExchange;
+};
+#endif
+
+}  // namespace lightvl::cuda
