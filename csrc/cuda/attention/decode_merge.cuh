@@ -1,161 +1,227 @@
-// The merges of decode attention: of a block's warps in shared memory, of a cluster's blocks
-// through each other's, then of the pieces of a split (sequence, KV head) pair in global memory.
-// From the second on each block of a cluster has its part of the outputs, and what follows goes by
-// parts.
+// The merges of decode attention: of a block's warps in shared memory, then of the pieces of a
+// split (sequence, KV head) pair in global memory, by all blocks that hold one.
 //
-// A part of a piece is written, then its flag becomes the call's tag: what else the memory held is
-// no call's tag. The last worker of a pair merges it, when all its other work is done: it waits for
-// the flags of the others, which come before it in the grid and so have begun before it, and clears
-// them, so that a graph's next replay finds none.
+// A piece is left as words of two floats and the call's tag, which are written and read as one:
+// whoever finds the tag has the floats, and there is no flag to wait for behind them. What else the
+// memory held is no call's tag. Each word has one reader, which clears it, so that a graph's next
+// replay finds none. The blocks of a pair merge equal parts of its outputs, when all their other
+// work is done; they wait for each other, so all blocks of a launch must run at once.
 #pragma once
 
-#include "cuda/attention/decode_cluster.cuh"
-#include "cuda/attention/decode_rows.cuh"
+#include "cuda/attention/decode_schedule.cuh"
 #include "cuda/common/reduce.cuh"
 
 namespace lightvl::cuda {
 
-// Whose pieces make up a pair: workers [first, last].
+// Whose pieces make up a pair: blocks [first, last].
 struct DecodePieces {
   int first, last;
 
   __device__ bool whole() const { return first == last; }
-  // A worker has two pieces at most: of the pair that it begins within, and that it ends within.
-  __device__ int slot(int worker) const { return 2 * worker + (worker == first); }
+  __device__ int count() const { return last - first + 1; }
+  // A block has two pieces at most: of the pair that it begins within, and that it ends within.
+  __device__ int slot(int block) const { return 2 * block + (block == first); }
+};
+
+// 16 bytes of memory that no one sees half written.
+struct __align__(16) DecodeWord {
+  float2 data;
+  uint64_t tag;
+
+  __device__ void put(float2 x, uint64_t call) {
+    asm volatile(
+        "{\n.reg .b128 word;\n.reg .b64 data;\nmov.b64 data, {%1, %2};\n"
+        "mov.b128 word, {data, %3};\nst.relaxed.gpu.global.b128 [%0], word;\n}" ::"l"(this),
+        "f"(x.x), "f"(x.y), "l"(call)
+        : "memory");
+  }
+  // Whether it is there; x is then what was put.
+  __device__ bool get(float2& x, uint64_t call) const {
+    uint64_t found;
+    asm volatile(
+        "{\n.reg .b128 word;\n.reg .b64 data;\nld.relaxed.gpu.global.b128 word, [%3];\n"
+        "mov.b128 {data, %2}, word;\nmov.b64 {%0, %1}, data;\n}"
+        : "=f"(x.x), "=f"(x.y), "=l"(found)
+        : "l"(this)
+        : "memory");
+    return found == call;
+  }
+};
+
+// A piece's part that one block merges: so many elements of a row.
+struct DecodeUnit {
+  static constexpr int kDims = 16;
+  DecodeWord out[kDims / 2], totals;
 };
 
 template <class T, int kHeadDim, int kRows, int kWarps>
 class DecodeMerger {
  public:
   using Partial = DecodePartial<kHeadDim, kRows>;
+  static constexpr int kRowUnits = kHeadDim / DecodeUnit::kDims;
+  struct Piece {
+    DecodeUnit units[kRows * kRowUnits];
+  };
   struct Shared {
-    Partial warps[kWarps], block;
+    Partial warps[kWarps];
   };
 
-  __device__ DecodeMerger(Shared& shared, const AttentionWorkspace& room, Cluster cluster,
-                          int worker, int num_workers)
-      : shared_(shared),
-        cluster_(cluster),
-        worker_(worker),
-        pieces_(static_cast<Partial*>(room.data)),
-        flags_(reinterpret_cast<volatile uint64_t*>(pieces_ + 2 * num_workers)),
-        tag_(room.tag) {}
+  __device__ DecodeMerger(Shared& shared, const AttentionWorkspace& room)
+      : shared_(shared), pieces_(static_cast<Piece*>(room.data)), tag_(room.tag) {}
 
-  // Where this warp leaves its results before merge().
-  __device__ Partial& warp() { return shared_.warps[threadIdx.x / 32]; }
+  // Where this warp leaves its results before merge(); called by all threads.
+  __device__ Partial& warp() {
+    if (reading_) __syncthreads();
+    return shared_.warps[threadIdx.x / 32];
+  }
 
-  // Called by all threads of the worker.
+  // Asks for the memory that merge() writes, which may be in no cache and its address translated
+  // nowhere; called by a warp.
+  __device__ void prefetch(const DecodeRows<T>& rows, const DecodePieces& pieces) const {
+    const int lane = threadIdx.x % 32;
+    if (lane < rows.count) prefetch_line(rows.output(lane));
+    if (pieces.whole()) return;
+    const char* piece = reinterpret_cast<const char*>(&pieces_[pieces.slot(blockIdx.x)]);
+    const int bytes = rows.count * kRowUnits * static_cast<int>(sizeof(DecodeUnit));
+    for (int at = 128 * lane; at < bytes; at += 32 * 128) prefetch_line(piece + at);
+  }
+
+  // Called by all threads: writes the outputs of a whole pair or leaves a piece of a split one.
   __device__ void merge(const DecodeRows<T>& rows, const DecodePieces& pieces) {
     __syncthreads();
-    finish();
-    merge_warps(rows);
-    cluster_.arrive();
-    cluster_.wait();
-    const int quarters = rows.count * (kHeadDim / 4);
-    const int part = (quarters + cluster_.size - 1) / cluster_.size;
-    begin_ = cluster_.rank * part;
-    end_ = min(begin_ + part, quarters);
-    merge_blocks(rows, pieces);
-    cluster_.arrive();
-    reading_ = true;
-    if (pieces.whole()) return;
-    __syncthreads();
-    if (worker_ == pieces.last) {
-      open_ = {rows.q_begin, rows.head, rows.count, pieces, begin_, end_};
-    } else if (threadIdx.x == 0) {
-      __threadfence();
-      flag(pieces, worker_) = tag_;
-    }
-  }
-
-  // Merges the pair that other workers have parts of and this one the last, if there is one.
-  __device__ void merge_open(const PagedAttentionParams& p) {
-    if (open_.count == 0) return;
-    for (int w = open_.pieces.first + static_cast<int>(threadIdx.x); w < open_.pieces.last;
-         w += 32 * kWarps) {
-      while (load_acquire(&flag(open_.pieces, w)) != tag_) {
-      }
-      flag(open_.pieces, w) = 0;
-    }
-    __syncthreads();
-    const int group = static_cast<int>(p.num_heads / p.num_kv_heads);
-    merge_workers({p, open_.q_begin, open_.head, group, open_.count});
-  }
-
-  // Waits until no other block reads this one's shared memory.
-  __device__ void finish() {
-    if (reading_) cluster_.wait();
-    reading_ = false;
-  }
-
- private:
-  __device__ void merge_warps(const DecodeRows<T>& rows) {
+    Piece& piece = pieces_[pieces.slot(blockIdx.x)];
     for (int i = threadIdx.x; i < rows.count * (kHeadDim / 4); i += 32 * kWarps) {
       const int row = i / (kHeadDim / 4), d4 = i % (kHeadDim / 4);
       float2 totals;
-      shared_.block.out[row][d4] = merge_partials<kWarps>(
+      const float4 out = merge_partials<kWarps>(
           kWarps, [&](int w) { return shared_.warps[w].totals[row]; },
           [&](int w) { return shared_.warps[w].out[row][d4]; }, totals);
-      if (d4 == 0) shared_.block.totals[row] = totals;
-    }
-  }
-
-  __device__ void merge_blocks(const DecodeRows<T>& rows, const DecodePieces& pieces) {
-    Partial& piece = pieces_[pieces.slot(worker_)];
-    const Partial& block = shared_.block;
-    for (int i = begin_ + static_cast<int>(threadIdx.x); i < end_; i += 32 * kWarps) {
-      const int row = i / (kHeadDim / 4), d4 = i % (kHeadDim / 4);
-      float2 totals;
-      const float4 out = merge_partials<8>(
-          cluster_.size, [&](int b) { return Cluster::read(block.totals[row], b); },
-          [&](int b) { return Cluster::read(block.out[row][d4], b); }, totals);
       if (pieces.whole()) {
         rows.write(row, 4 * d4, out, totals);
       } else {
-        piece.out[row][d4] = out;
-        if (d4 == 0 || i == begin_) piece.totals[row] = totals;
+        DecodeUnit& unit = piece.units[i / (DecodeUnit::kDims / 4)];
+        const int word = i % (DecodeUnit::kDims / 4) * 2;
+        unit.out[word].put({out.x, out.y}, tag_);
+        unit.out[word + 1].put({out.z, out.w}, tag_);
+        if (word == 0) unit.totals.put(totals, tag_);
+      }
+    }
+    reading_ = true;
+    if (pieces.whole()) return;
+    const Open open{rows.q_begin, rows.head, rows.count, pieces};
+    if (static_cast<int>(blockIdx.x) == pieces.first) {
+      begun_ = open;
+    } else {
+      ended_ = open;
+    }
+  }
+
+  // Merges this block's parts of the pairs that it left pieces of; called at its end.
+  __device__ void merge_open(const PagedAttentionParams& p, const DecodeGroup& group) const {
+    merge_pieces(p, group, ended_);
+    merge_pieces(p, group, begun_);
+  }
+
+ private:
+  struct Open {
+    int q_begin, head, count;  // no rows: there is none
+    DecodePieces pieces;
+  };
+
+  // Of a unit four lanes take four elements each of every piece, up to eight such groups the pieces
+  // in turn; where these are fewer, a warp takes several units at once.
+  __device__ void merge_pieces(const PagedAttentionParams& p, const DecodeGroup& heads,
+                               const Open& open) const {
+    if (open.count == 0) return;
+    const DecodeRows<T> rows{p, heads, open.q_begin, open.head, open.count};
+    const int count = open.pieces.count(), mine = static_cast<int>(blockIdx.x) - open.pieces.first;
+    const int groups = count > 4 ? 8 : count > 2 ? 4 : 2;
+    const int group = static_cast<int>(threadIdx.x) % 32 / 4, quarter = threadIdx.x % 4;
+    const int num_units = open.count * kRowUnits;
+    for (int first = static_cast<int>(threadIdx.x) / 32 * (8 / groups);
+         mine + first * count < num_units; first += kWarps * (8 / groups)) {
+      const int unit = mine + (first + group / groups) * count;
+      float2 totals{-1e30f, 0.0f};
+      float4 out{};
+      for (int piece = 0; piece < count; piece += kAtOnce * groups) {
+        take(open.pieces, unit, unit < num_units ? count : 0, piece + group % groups, groups,
+             quarter, out, totals);
+      }
+      for (int step = 4; step < 4 * groups; step *= 2) add_lane(step, out, totals);
+      if (group % groups == 0 && unit < num_units) {
+        rows.write(unit / kRowUnits, unit % kRowUnits * DecodeUnit::kDims + 4 * quarter, out,
+                   totals);
       }
     }
   }
 
-  __device__ void merge_workers(const DecodeRows<T>& rows) {
-    const Partial* piece = pieces_ + 2 * open_.pieces.first;
-    const auto at = [&](int i) -> const Partial& { return piece[i == 0 ? 1 : 2 * i]; };
-    for (int i = open_.begin + static_cast<int>(threadIdx.x); i < open_.end; i += 32 * kWarps) {
-      const int row = i / (kHeadDim / 4), d4 = i % (kHeadDim / 4);
-      float2 totals;
-      const float4 out = merge_partials<16>(
-          open_.pieces.last - open_.pieces.first + 1, [&](int w) { return at(w).totals[row]; },
-          [&](int w) { return at(w).out[row][d4]; }, totals);
-      rows.write(row, 4 * d4, out, totals);
+  static constexpr int kAtOnce = 4;
+
+  // Adds a unit's quarter of every `step`-th piece from `piece` on, kAtOnce or up to `count`, and
+  // clears what it read.
+  __device__ void take(const DecodePieces& pieces, int unit, int count, int piece, int step,
+                       int quarter, float4& out, float2& totals) const {
+    float2 low[kAtOnce], high[kAtOnce], part[kAtOnce];
+    const auto at = [&](int i) -> DecodeUnit& {
+      const int block = pieces.first + piece + i * step;
+      return pieces_[pieces.slot(block)].units[unit];
+    };
+    bool all;
+    do {
+      all = true;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        low[i] = high[i] = {};
+        part[i] = {-1e30f, 0.0f};
+        if (piece + i * step >= count) continue;
+        const DecodeUnit& from = at(i);
+        all &= from.out[2 * quarter].get(low[i], tag_);
+        all &= from.out[2 * quarter + 1].get(high[i], tag_);
+        all &= from.totals.get(part[i], tag_);
+      }
+    } while (!all);
+    __syncwarp();
+    const float before = totals.x;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) totals.x = fmaxf(totals.x, part[i].x);
+    weigh(exp2f(before - totals.x), out, totals);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const float weight = exp2f(part[i].x - totals.x);
+      totals.y += part[i].y * weight;
+      out.x += low[i].x * weight;
+      out.y += low[i].y * weight;
+      out.z += high[i].x * weight;
+      out.w += high[i].y * weight;
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (piece + i * step >= count) continue;
+      DecodeUnit& from = at(i);
+      from.out[2 * quarter].put({}, 0);
+      from.out[2 * quarter + 1].put({}, 0);
+      if (quarter == 0) from.totals.put({}, 0);
     }
   }
 
-  // Of this block's part of the piece.
-  __device__ volatile uint64_t& flag(const DecodePieces& pieces, int worker) const {
-    return flags_[pieces.slot(worker) * cluster_.size + cluster_.rank];
+  __device__ static void weigh(float weight, float4& out, float2& totals) {
+    totals.y *= weight;
+    out = {out.x * weight, out.y * weight, out.z * weight, out.w * weight};
   }
 
-  __device__ static uint64_t load_acquire(const volatile uint64_t* from) {
-    uint64_t value;
-    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(from) : "memory");
-    return value;
+  __device__ static void add_lane(int step, float4& out, float2& totals) {
+    const auto other = [&](float x) { return __shfl_xor_sync(kAllLanes, x, step); };
+    const float most = fmaxf(totals.x, other(totals.x));
+    weigh(exp2f(totals.x - most), out, totals);
+    totals = {most, totals.y + other(totals.y)};
+    out = {out.x + other(out.x), out.y + other(out.y), out.z + other(out.z), out.w + other(out.w)};
   }
 
   Shared& shared_;
-  Cluster cluster_;
-  int worker_;
-  Partial* pieces_;           // [workers, 2]
-  volatile uint64_t* flags_;  // [workers, 2, blocks of a cluster]
+  Piece* pieces_;  // [blocks, 2]
   uint64_t tag_;
-  int begin_ = 0, end_ = 0;  // this block's part: quarters of d of all rows
-  bool reading_ = false;     // other blocks may be reading this one's shared memory
-  // The pair that merge_open() is about; no rows: none.
-  struct {
-    int q_begin, head, count;
-    DecodePieces pieces;
-    int begin, end;
-  } open_ = {};
+  bool reading_ = false;          // warps may be reading what others left
+  Open begun_ = {}, ended_ = {};  // the pairs that this block holds the first piece of, a later one
 };
 
 }  // namespace lightvl::cuda

@@ -6,28 +6,43 @@
 
 namespace lightvl::cuda {
 
+// The query heads that share a KV head; divides rows by their number without a division.
+struct DecodeGroup {
+  int size, inverse;
+
+  explicit DecodeGroup(const PagedAttentionParams& p)
+      : size(static_cast<int>(p.num_heads / p.num_kv_heads)), inverse((1 << 16) / size + 1) {}
+  // For rows up to 16.
+  __device__ int token(int row) const { return row * inverse >> 16; }
+};
+
 // Row n is query head n % group of new token n / group.
 template <class T>
 struct DecodeRows {
   const PagedAttentionParams& p;
-  int q_begin, head, group, count;
+  DecodeGroup group;
+  int q_begin, head, count;
 
   __device__ const T* query(int row) const {
     row = min(row, count - 1);
-    return static_cast<const T*>(p.q) + (q_begin + row / group) * p.q_stride[0] +
-           (head * group + row % group) * p.q_stride[1];
+    const int token = group.token(row), h = head * group.size + row - token * group.size;
+    return static_cast<const T*>(p.q) + (q_begin + token) * p.q_stride[0] + h * p.q_stride[1];
+  }
+
+  __device__ T* output(int row) const {
+    const int token = group.token(row), h = head * group.size + row - token * group.size;
+    return static_cast<T*>(p.out) + (q_begin + token) * p.out_stride[0] + h * p.out_stride[1];
   }
 
   // Writes 4 elements at d of a row, of outputs relative to `totals`, {maximum, sum}.
   __device__ void write(int row, int d, float4 out, float2 totals) const {
-    const int64_t token = q_begin + row / group, h = head * group + row % group;
     const float inverse = 1.0f / totals.y;
     const uint2 bits{pack_pair<T>(out.x * inverse, out.y * inverse),
                      pack_pair<T>(out.z * inverse, out.w * inverse)};
-    T* to = static_cast<T*>(p.out) + token * p.out_stride[0] + h * p.out_stride[1] + d;
-    *reinterpret_cast<uint2*>(to) = bits;
+    *reinterpret_cast<uint2*>(output(row) + d) = bits;
     if (p.lse != nullptr && d == 0) {
-      p.lse[token * p.num_heads + h] = (totals.x + log2f(totals.y)) * 0.693147181f;
+      const int token = group.token(row), h = head * group.size + row - token * group.size;
+      p.lse[(q_begin + token) * p.num_heads + h] = (totals.x + log2f(totals.y)) * 0.693147181f;
     }
   }
 };

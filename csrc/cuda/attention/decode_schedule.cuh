@@ -6,6 +6,7 @@
 // pieces.
 #pragma once
 
+#include "cuda/attention/decode_rows.cuh"
 #include "cuda/common/reduce.cuh"
 #include "cuda/launchers.h"
 
@@ -37,62 +38,118 @@ struct DecodeCursor {
   }
 };
 
-struct DecodeShare {
-  int begin, end;  // slices of the line
-  int share;       // of every worker but the last ones
-  DecodeCursor first;
+// Division by a number that the host knows, rounded up.
+struct Divisor {
+  int by;
+  uint32_t inverse;
 
-  __device__ int worker_of(int slice) const { return slice / share; }
+  Divisor(int64_t number)
+      : by(static_cast<int>(number)), inverse((uint64_t{1} << 32) / number + 1) {}
+  // At least x / by; exact for small x.
+  __device__ int divide_up(int x) const {
+    return by == 1 ? x : static_cast<int>(__umulhi(x + by - 1, inverse));
+  }
 };
 
-// Has the page table, if it is small, on its way to L2 before the lengths say what of it is needed.
-__device__ inline void prefetch_pages(const PagedAttentionParams& p, int64_t max_pages) {
+// What the host knows of how a launch is shared out.
+struct DecodePlan {
+  DecodeGroup group;
+  int least_share;  // slices of a block: fewer are not worth merging
+  int num_pairs;    // if all sequences have work
+  int pairs_each;   // of a block, where there are more pairs than blocks
+  Divisor blocks;
+  Divisor parts;  // of a pair, where there are more blocks than pairs
+};
+
+struct DecodeShare {
+  int begin, end;  // slices of the line
+  int share;       // of every block but the last ones
+  DecodeCursor first;
+
+  __device__ int block_of(int slice) const { return slice / share; }
+};
+
+// Has the cache line at `from` on its way to L2, and its address translated.
+__device__ inline void prefetch_line(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
+
+__device__ inline void copy_word_async(void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from)
+               : "memory");
+}
+
+// Where the page numbers of sequences are read.
+struct DecodeTable {
+  const int32_t* pages;
+  int64_t stride;
+};
+
+constexpr int kStagedPages = 1024;
+
+// Has the page table on its way before the lengths say what of it is needed: to shared memory if
+// it fits there, which waits for the thread's copies and a barrier; else to L2 if that's not much.
+// The first warp goes on to the lengths at once.
+__device__ inline DecodeTable stage_table(const PagedAttentionParams& p, int64_t max_pages,
+                                          int32_t (&room)[kStagedPages]) {
   constexpr int kLine = 128 / sizeof(int32_t);
   const int64_t entries = (p.num_seqs - 1) * p.page_table_stride + max_pages;
-  const int64_t entry = int64_t{threadIdx.x} * kLine;
-  if (entries <= blockDim.x * kLine && entry < entries) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(p.page_table + entry));
+  if (entries <= kStagedPages) {
+    if (threadIdx.x < 32) return {room, p.page_table_stride};
+    for (int i = threadIdx.x - 32; i < entries; i += blockDim.x - 32) {
+      copy_word_async(room + i, p.page_table + i);
+    }
+    return {room, p.page_table_stride};
   }
+  const int64_t entry = (int64_t{threadIdx.x} - 32) * kLine;
+  if (entries <= (blockDim.x - 32) * kLine && entry >= 0 && entry < entries)
+    prefetch_line(p.page_table + entry);
+  return {p.page_table, p.page_table_stride};
 }
 
-// A worker's slices: an even part of `total`; where all pairs have `most`, whole pairs or equal
-// parts of one, if that leaves few workers idle.
-__device__ inline int choose_share(int total, int most, int num_pairs, int least_share,
-                                   int num_workers, int worker_warps) {
-  // A long pair in many pieces takes longer to merge than it gains.
-  const int least = max(least_share, min(most / 16, 32));
-  const int share = max((total + num_workers - 1) / num_workers, least);
-  if (total == most * num_pairs) {
-    const int parts = max(most / share, 1);
-    const int even = share >= most ? (share + most - 1) / most * most : (most + parts - 1) / parts;
+// Each block asks for a part of the queries.
+template <class T>
+__device__ void prefetch_inputs(const PagedAttentionParams& p, int64_t num_tokens) {
+  const int64_t last = (num_tokens - 1) * p.q_stride[0] + (p.num_heads - 1) * p.q_stride[1];
+  const int64_t at = (int64_t{blockIdx.x} * 32 + threadIdx.x % 32) * (128 / sizeof(T));
+  if (threadIdx.x / 32 == 1 && at <= last) prefetch_line(static_cast<const T*>(p.q) + at);
+}
+
+// A block's slices: an even part of `total`; where all pairs have `most`, whole pairs or equal
+// parts of one, if that leaves few blocks idle.
+template <int kWarps>
+__device__ int choose_share(int total, int most, const DecodePlan& plan) {
+  const int share = max(plan.blocks.divide_up(total), plan.least_share);
+  if (total == most * plan.num_pairs) {
+    const int even = max(plan.pairs_each > 1 ? most * plan.pairs_each : plan.parts.divide_up(most),
+                         plan.least_share);
     if (even <= share + share / 8) return even;
   }
-  return share < 4 * worker_warps ? (share + worker_warps - 1) / worker_warps * worker_warps
-                                  : share;
+  const bool few = share > kWarps && share < 4 * kWarps;
+  return few ? (share + kWarps - 1) / kWarps * kWarps : share;
 }
 
-// Reads the lengths into `seqs` and returns a worker's share, at least one slice for each of its
-// warps if there are; called by all threads.
+// Reads the lengths into `seqs` and returns this block's share; called by all threads.
 template <int kWarps>
-__device__ DecodeShare share_out(const PagedAttentionParams& p, int max_rows, int least_share,
-                                 int worker, int num_workers, int worker_warps,
-                                 DecodeSequence* seqs) {
-  __shared__ int warp_slices[kWarps], warp_pairs[kWarps], warp_most[kWarps];
+__device__ DecodeShare share_out(const PagedAttentionParams& p, const DecodePlan& plan,
+                                 int max_rows, DecodeSequence* seqs) {
+  __shared__ int2 warp_sums[kWarps];  // slices, the most of a sequence
   __shared__ DecodeCursor first;
   constexpr int kThreads = 32 * kWarps;
   const int num_seqs = static_cast<int>(p.num_seqs), num_heads = static_cast<int>(p.num_kv_heads);
-  const int group = static_cast<int>(p.num_heads) / num_heads, lane = threadIdx.x % 32;
+  const int lane = threadIdx.x % 32;
   const int each = (num_seqs + kThreads - 1) / kThreads;
   const int seq_begin = min(static_cast<int>(threadIdx.x) * each, num_seqs);
   const int seq_end = min(seq_begin + each, num_seqs);
-  int mine = 0, pairs = 0, most = 0;
+  int mine = 0, most = 0;
+#pragma unroll 1
   for (int s = seq_begin; s < seq_end; ++s) {
     const int begin = p.cu_q_lens[s], q_len = p.cu_q_lens[s + 1] - begin, keys = p.context_lens[s];
-    const bool ours = q_len > 0 && q_len * group <= max_rows;
-    seqs[s] = {begin, q_len, keys, ours ? (keys + kSliceKeys - 1) / kSliceKeys : 0};
-    mine += seqs[s].slices;
-    pairs += seqs[s].slices > 0 ? num_heads : 0;
-    most = max(most, seqs[s].slices);
+    const bool ours = q_len > 0 && q_len * plan.group.size <= max_rows;
+    const int slices = ours ? (keys + kSliceKeys - 1) / kSliceKeys : 0;
+    seqs[s] = {begin, q_len, keys, slices};
+    mine += slices;
+    most = max(most, slices);
   }
   int before = mine;  // becomes the inclusive sum of the warp's lanes
 #pragma unroll
@@ -100,37 +157,34 @@ __device__ DecodeShare share_out(const PagedAttentionParams& p, int max_rows, in
     const int other = __shfl_up_sync(kAllLanes, before, step);
     if (lane >= step) before += other;
   }
-  pairs = warp_reduce(pairs, Sum{});
   most = warp_reduce(most, Max{});
-  if (lane == 31) {
-    warp_slices[threadIdx.x / 32] = before;
-    warp_pairs[threadIdx.x / 32] = pairs;
-    warp_most[threadIdx.x / 32] = most;
-  }
+  if (lane == 31) warp_sums[threadIdx.x / 32] = {before, most};
   __syncthreads();
   before -= mine;
   int total = 0;
-  pairs = 0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
-    if (w < static_cast<int>(threadIdx.x) / 32) before += warp_slices[w];
-    total += warp_slices[w];
-    pairs += warp_pairs[w];
-    most = max(most, warp_most[w]);
+    const int2 sums = warp_sums[w];
+    if (w < static_cast<int>(threadIdx.x) / 32) before += sums.x;
+    total += sums.x;
+    most = max(most, sums.y);
   }
   total *= num_heads;
   before *= num_heads;
-  const int share = choose_share(total, most, pairs, least_share, num_workers, worker_warps);
-  const int begin = min(worker * share, total);
+  const int share = choose_share<kWarps>(total, most, plan);
+  const int begin = min(static_cast<int>(blockIdx.x) * share, total);
+#pragma unroll 1
   for (int s = seq_begin; s < seq_end; ++s) {
     const int slices = seqs[s].slices * num_heads;
-    if (begin >= before && begin < before + slices) {
-      first = {s, (begin - before) / seqs[s].slices, (begin - before) % seqs[s].slices};
-    }
+    if (begin >= before && begin < before + slices) first = {s, 0, begin - before};
     before += slices;
   }
+  commit_copies();
+  wait_for_copies<0>();  // of the page table
   __syncthreads();
-  return {begin, min(begin + share, total), share, first};
+  DecodeCursor at = first;
+  if (begin < total) at.settle(seqs, num_heads);
+  return {begin, min(begin + share, total), share, at};
 }
 
 }  // namespace lightvl::cuda
