@@ -10,69 +10,41 @@
 //
 // so that all but a few hundred cycles of the time 64 registers a thread (8 KB a warp, 64 KB an SM)
 // are being loaded, across the ends of pairs too. Where a pair or the share ends, the warps'
-// results are merged in shared memory and, if other blocks hold parts of the pair, by the last of
-// these (decode_merge.cuh). The query heads of a KV head share its keys: with up to 8 rows (new
+// results are merged in shared memory and, if other blocks hold parts of the pair, by all of these
+// (decode_merge.cuh). The query heads of a KV head share its keys: with up to 8 rows (new
 // tokens times group) a row is a column of one product's N side, with up to 16 of two.
 #pragma once
 
 #include "cuda/attention/decode_launch.cuh"
 #include "cuda/attention/decode_merge.cuh"
+#include "cuda/attention/decode_pages.cuh"
 #include "cuda/attention/decode_slice.cuh"
 
 namespace lightvl::cuda {
 
-// The part of the pages that one warp reads.
-template <class T>
-struct DecodePages {
-  const PagedAttentionParams& p;
-  const DecodeSequence* seqs;
-  DecodeTable table;
-  DecodeCursor at;    // the slice to be loaded next
-  int page = 0;       // its page
-  int page_bits = 0;  // the page size is 1 << page_bits
-
-  // Moves on by `slices`, to one that exists, and asks for its page.
-  __device__ void advance(int slices) {
-    at.slice += slices;
-    at.settle(seqs, static_cast<int>(p.num_kv_heads));
-    page = table.pages[at.seq * table.stride + (at.slice * kSliceKeys >> page_bits)];
-  }
-  // The slice's last row that holds a token.
-  __device__ int last() const {
-    return min(seqs[at.seq].keys - at.slice * kSliceKeys, kSliceKeys) - 1;
-  }
-  __device__ const T* rows(const void* cache, const int64_t (&stride)[3]) const {
-    const int64_t slot = at.slice * kSliceKeys & ((1 << page_bits) - 1);
-    return static_cast<const T*>(cache) + page * stride[0] + at.head * stride[1] + slot * stride[2];
-  }
-};
-
-// A warp on its way through its worker's share.
-template <class T, int kHeadDim, int kTiles>
+// A warp on its way through its block's share, of which it takes every kWarps-th slice.
+template <class T, int kHeadDim, int kTiles, int kWarps>
 class DecodeWarp {
  public:
   using Partial = DecodePartial<kHeadDim, 8 * kTiles>;
   using Slice = DecodeSlice<T, kHeadDim, kTiles>;
 
-  // It takes every `stride`-th slice of the share from number `turn` on.
   __device__ DecodeWarp(const PagedAttentionParams& p, const DecodeGroup& group,
                         const DecodeTable& table, const DecodeSequence* seqs,
-                        const DecodeShare& share, typename Slice::Queries& queries, int turn,
-                        int stride)
+                        const DecodeShare& share, typename Slice::Queries& queries)
       : p_(p),
         group_(group),
         queries_(queries),
         pages_{p, seqs, table, share.first},
         share_end_(share.end),
-        stride_(stride),
-        loaded_(share.begin + turn) {
+        loaded_(share.begin + static_cast<int>(threadIdx.x) / 32) {
     if (loaded_ >= share_end_) return;
     pages_.page_bits = 31 - __clz(static_cast<int>(p.page_size));
-    pages_.advance(turn);
+    pages_.advance(loaded_ - share.begin);
     load_keys();
     load_queries();
     load_values();
-    if (loaded_ + stride_ < share_end_) pages_.advance(stride_);
+    if (loaded_ + kWarps < share_end_) pages_.advance(kWarps);
   }
 
   __device__ DecodeRows<T> rows(const DecodeSequence& seq, int head) const {
@@ -93,14 +65,14 @@ class DecodeWarp {
     }
     slice_.clear();
     wait_for_copies<0>();
-    for (; loaded_ < end; loaded_ += stride_) {
-      if (loaded_ + stride_ >= end) prepare();
+    for (; loaded_ < end; loaded_ += kWarps) {
+      if (loaded_ + kWarps >= end) prepare();
       float score[kTiles][4] = {};
       slice_.multiply_keys(queries_, score);
-      const bool more = loaded_ + stride_ < share_end_;
+      const bool more = loaded_ + kWarps < share_end_;
       if (more) {
         load_keys();
-        if (loaded_ + stride_ >= end) load_queries();
+        if (loaded_ + kWarps >= end) load_queries();
       }
       const int key = (loaded_ - begin) * kSliceKeys + r;
 #pragma unroll
@@ -115,7 +87,7 @@ class DecodeWarp {
       slice_.multiply_values(score);
       if (more) {
         load_values();
-        if (loaded_ + 2 * stride_ < share_end_) pages_.advance(stride_);
+        if (loaded_ + 2 * kWarps < share_end_) pages_.advance(kWarps);
       }
     }
   }
@@ -154,7 +126,7 @@ class DecodeWarp {
   Slice slice_;
   typename Slice::Queries& queries_;
   DecodePages<T> pages_;
-  int share_end_, stride_;
+  int share_end_;
   int loaded_;  // the slice in registers, as a number of the line
 };
 
@@ -174,14 +146,13 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
   // before has ended, even if this kernel was launched without waiting for that.
   asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
 #endif
-  __shared__ int32_t staged[kStagedPages];
-  const DecodeTable table = stage_table(p, work.max_pages, staged);
-  prefetch_inputs<T>(p, work.num_tokens);
+  __shared__ int32_t staged[DecodeTable::kStaged];
+  const DecodeTable table(p, work.max_pages, staged);
   const DecodeShare share = share_out<kWarps>(p, plan, 8 * kTiles, seqs);
   if (share.begin >= share.end) return;
   Merger merger(shared, work.workspace);
-  DecodeWarp<T, kHeadDim, kTiles> warp(p, plan.group, table, seqs, share, queries[threadIdx.x / 32],
-                                       static_cast<int>(threadIdx.x) / 32, kWarps);
+  DecodeWarp<T, kHeadDim, kTiles, kWarps> warp(p, plan.group, table, seqs, share,
+                                               queries[threadIdx.x / 32]);
 
   DecodeCursor pair = share.first;
   for (int begin = share.begin; begin < share.end;) {

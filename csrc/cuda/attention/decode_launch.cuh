@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "cuda/attention/decode_merge.cuh"
+#include "cuda/attention/decode_piece.cuh"
 #include "cuda/attention/decode_schedule.cuh"
 #include "cuda/common/device.cuh"
 
@@ -14,7 +14,7 @@ template <int kTiles>
 struct DecodeLaunch {
   static constexpr int kRows = 8 * kTiles;
   static constexpr int kWarps = 8;
-  static constexpr int kLeastShare = 8;  // slices of a block: fewer are not worth merging
+  static constexpr int kLeastShare = 4;  // slices of a block: fewer are not worth merging
 
   int64_t blocks;  // at most one an SM: 8 KB on their way for each warp are enough
 

@@ -2,13 +2,12 @@
 // 16 keys, are shared out evenly; block b takes slices [b * share, (b + 1) * share) of that line.
 //
 // Every block finds its place alone, from the lengths, so that a captured graph replays with
-// others. A pair that a block does not hold whole is split: `first_block` to `last_block` hold its
-// pieces.
+// others. That is a chain of dependent steps before the first key can be asked for, so there is no
+// division in it: what the host knows is divided by there. A pair that a block does not hold whole
+// is split.
 #pragma once
 
 #include "cuda/attention/decode_rows.cuh"
-#include "cuda/common/reduce.cuh"
-#include "cuda/launchers.h"
 
 namespace lightvl::cuda {
 
@@ -38,16 +37,17 @@ struct DecodeCursor {
   }
 };
 
-// Division by a number that the host knows, rounded up.
-struct Divisor {
-  int by;
+// A number that the host knows, to divide by.
+struct DecodeDivisor {
+  int number;
   uint32_t inverse;
 
-  Divisor(int64_t number)
-      : by(static_cast<int>(number)), inverse((uint64_t{1} << 32) / number + 1) {}
-  // At least x / by; exact for small x.
+  DecodeDivisor(int64_t by)
+      : number(static_cast<int>(by)),
+        inverse(static_cast<uint32_t>((uint64_t{1} << 32) / static_cast<uint64_t>(by) + 1)) {}
+  // x / number, rounded up; of large x perhaps one more.
   __device__ int divide_up(int x) const {
-    return by == 1 ? x : static_cast<int>(__umulhi(x + by - 1, inverse));
+    return number == 1 ? x : static_cast<int>(__umulhi(x + number - 1, inverse));
   }
 };
 
@@ -55,10 +55,10 @@ struct Divisor {
 struct DecodePlan {
   DecodeGroup group;
   int least_share;  // slices of a block: fewer are not worth merging
-  int num_pairs;    // if all sequences have work
-  int pairs_each;   // of a block, where there are more pairs than blocks
-  Divisor blocks;
-  Divisor parts;  // of a pair, where there are more blocks than pairs
+  int num_pairs;    // if every sequence is this kernel's
+  int pairs_each;   // of a block, if there are more pairs than blocks
+  DecodeDivisor blocks;
+  DecodeDivisor parts;  // of a pair, if there are more blocks than pairs
 };
 
 struct DecodeShare {
@@ -69,67 +69,21 @@ struct DecodeShare {
   __device__ int block_of(int slice) const { return slice / share; }
 };
 
-// Has the cache line at `from` on its way to L2, and its address translated.
-__device__ inline void prefetch_line(const void* from) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
-}
-
-__device__ inline void copy_word_async(void* to, const void* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from)
-               : "memory");
-}
-
-// Where the page numbers of sequences are read.
-struct DecodeTable {
-  const int32_t* pages;
-  int64_t stride;
-};
-
-constexpr int kStagedPages = 1024;
-
-// Has the page table on its way before the lengths say what of it is needed: to shared memory if
-// it fits there, which waits for the thread's copies and a barrier; else to L2 if that's not much.
-// The first warp goes on to the lengths at once.
-__device__ inline DecodeTable stage_table(const PagedAttentionParams& p, int64_t max_pages,
-                                          int32_t (&room)[kStagedPages]) {
-  constexpr int kLine = 128 / sizeof(int32_t);
-  const int64_t entries = (p.num_seqs - 1) * p.page_table_stride + max_pages;
-  if (entries <= kStagedPages) {
-    if (threadIdx.x < 32) return {room, p.page_table_stride};
-    for (int i = threadIdx.x - 32; i < entries; i += blockDim.x - 32) {
-      copy_word_async(room + i, p.page_table + i);
-    }
-    return {room, p.page_table_stride};
-  }
-  const int64_t entry = (int64_t{threadIdx.x} - 32) * kLine;
-  if (entries <= (blockDim.x - 32) * kLine && entry >= 0 && entry < entries)
-    prefetch_line(p.page_table + entry);
-  return {p.page_table, p.page_table_stride};
-}
-
-// Each block asks for a part of the queries.
-template <class T>
-__device__ void prefetch_inputs(const PagedAttentionParams& p, int64_t num_tokens) {
-  const int64_t last = (num_tokens - 1) * p.q_stride[0] + (p.num_heads - 1) * p.q_stride[1];
-  const int64_t at = (int64_t{blockIdx.x} * 32 + threadIdx.x % 32) * (128 / sizeof(T));
-  if (threadIdx.x / 32 == 1 && at <= last) prefetch_line(static_cast<const T*>(p.q) + at);
-}
-
 // A block's slices: an even part of `total`; where all pairs have `most`, whole pairs or equal
 // parts of one, if that leaves few blocks idle.
 template <int kWarps>
 __device__ int choose_share(int total, int most, const DecodePlan& plan) {
   const int share = max(plan.blocks.divide_up(total), plan.least_share);
   if (total == most * plan.num_pairs) {
-    const int even = max(plan.pairs_each > 1 ? most * plan.pairs_each : plan.parts.divide_up(most),
-                         plan.least_share);
-    if (even <= share + share / 8) return even;
+    const int even = plan.pairs_each > 1 ? most * plan.pairs_each : plan.parts.divide_up(most);
+    if (even <= share + share / 8) return max(even, plan.least_share);
   }
   const bool few = share > kWarps && share < 4 * kWarps;
   return few ? (share + kWarps - 1) / kWarps * kWarps : share;
 }
 
-// Reads the lengths into `seqs` and returns this block's share; called by all threads.
+// Reads the lengths into `seqs` and returns this block's share; called by all threads, whose
+// asynchronous copies have come afterwards.
 template <int kWarps>
 __device__ DecodeShare share_out(const PagedAttentionParams& p, const DecodePlan& plan,
                                  int max_rows, DecodeSequence* seqs) {
@@ -137,7 +91,7 @@ __device__ DecodeShare share_out(const PagedAttentionParams& p, const DecodePlan
   __shared__ DecodeCursor first;
   constexpr int kThreads = 32 * kWarps;
   const int num_seqs = static_cast<int>(p.num_seqs), num_heads = static_cast<int>(p.num_kv_heads);
-  const int lane = threadIdx.x % 32;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int each = (num_seqs + kThreads - 1) / kThreads;
   const int seq_begin = min(static_cast<int>(threadIdx.x) * each, num_seqs);
   const int seq_end = min(seq_begin + each, num_seqs);
@@ -158,14 +112,14 @@ __device__ DecodeShare share_out(const PagedAttentionParams& p, const DecodePlan
     if (lane >= step) before += other;
   }
   most = warp_reduce(most, Max{});
-  if (lane == 31) warp_sums[threadIdx.x / 32] = {before, most};
+  if (lane == 31) warp_sums[warp] = {before, most};
   __syncthreads();
   before -= mine;
   int total = 0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
     const int2 sums = warp_sums[w];
-    if (w < static_cast<int>(threadIdx.x) / 32) before += sums.x;
+    if (w < warp) before += sums.x;
     total += sums.x;
     most = max(most, sums.y);
   }
@@ -179,8 +133,7 @@ __device__ DecodeShare share_out(const PagedAttentionParams& p, const DecodePlan
     if (begin >= before && begin < before + slices) first = {s, 0, begin - before};
     before += slices;
   }
-  commit_copies();
-  wait_for_copies<0>();  // of the page table
+  wait_for_copies<0>();
   __syncthreads();
   DecodeCursor at = first;
   if (begin < total) at.settle(seqs, num_heads);
