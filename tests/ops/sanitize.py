@@ -33,9 +33,10 @@ OURS = "kns=lightvl"  # kernels with the namespace in their mangled name
 TIMEOUT_S = 200
 ERRORS_FOUND = 9  # exit code
 # Attention that is shared out leaves pieces in memory that may hold anything before: a piece counts
-# once its flag, 64 bits, equals the call's tag. initcheck sees the flag being read before that.
+# once its flag, 64 bits, equals the call's tag. initcheck sees the flag being read before that. In
+# decode the flag is half of each word of 16 bytes.
 FLAGS = re.compile(
-    r"Uninitialized __global__ memory read of size 8 bytes\n"
+    r"Uninitialized __global__ memory read of size (?:8|16) bytes\n"
     r"=+ +at void lightvl::cuda::(?:decode_attention|prefill)\w*"
 )
 ROWS = (RowsCase(3, 500), RowsCase(2, 3584))

@@ -92,10 +92,11 @@ def test_a_graph_replays_many_lengths() -> None:
         assert torch.equal(out, expected)
 
 
-def test_streams_do_not_disturb_each_other() -> None:
+@pytest.mark.parametrize("priority", [0, -1])
+def test_streams_do_not_disturb_each_other(priority: int) -> None:
     calls = [with_lens(make_long(), lens) for lens in ((3000,) * 5, (2900, 1, 700, 64, 2000))]
     expected = [paged_attention(*call.arguments()) for call in calls]
-    streams = [torch.cuda.Stream() for _ in calls]
+    streams = [torch.cuda.Stream(), torch.cuda.Stream(priority=priority)]
     torch.cuda.synchronize()
     results: list[list[Tensor]] = [[], []]
     for _ in range(50):

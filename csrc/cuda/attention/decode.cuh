@@ -10,93 +10,69 @@
 //
 // so that all but a few hundred cycles of the time 64 registers a thread (8 KB a warp, 64 KB an SM)
 // are being loaded, across the ends of pairs too. Where a pair or the share ends, the warps'
-// results are merged in shared memory and, if other blocks hold parts of the pair, by the last of
-// these (decode_merge.cuh). The query heads of a KV head share its keys: with up to 8 rows (new
+// results are merged in shared memory and, if other blocks hold parts of the pair, by all of these
+// (decode_merge.cuh). The query heads of a KV head share its keys: with up to 8 rows (new
 // tokens times group) a row is a column of one product's N side, with up to 16 of two.
 #pragma once
 
 #include "cuda/attention/decode_launch.cuh"
 #include "cuda/attention/decode_merge.cuh"
+#include "cuda/attention/decode_pages.cuh"
 #include "cuda/attention/decode_slice.cuh"
 
 namespace lightvl::cuda {
 
-// The part of the pages that one warp reads.
-template <class T>
-struct DecodePages {
-  const PagedAttentionParams& p;
-  const DecodeSequence* seqs;
-  DecodeCursor at;    // the slice to be loaded next
-  int page = 0;       // its page
-  int page_bits = 0;  // the page size is 1 << page_bits
-
-  // Moves on by `slices`, to one that exists, and asks for its page.
-  __device__ void advance(int slices) {
-    at.slice += slices;
-    at.settle(seqs, static_cast<int>(p.num_kv_heads));
-    page = p.page_table[at.seq * p.page_table_stride + (at.slice * kSliceKeys >> page_bits)];
-  }
-  // The slice's last row that holds a token.
-  __device__ int last() const {
-    return min(seqs[at.seq].keys - at.slice * kSliceKeys, kSliceKeys) - 1;
-  }
-  __device__ const T* rows(const void* cache, const int64_t (&stride)[3]) const {
-    const int64_t slot = at.slice * kSliceKeys & ((1 << page_bits) - 1);
-    return static_cast<const T*>(cache) + page * stride[0] + at.head * stride[1] + slot * stride[2];
-  }
-};
-
-// A warp on its way through its worker's share.
-template <class T, int kHeadDim, int kTiles>
+// A warp on its way through its block's share, of which it takes every kWarps-th slice.
+template <class T, int kHeadDim, int kTiles, int kWarps>
 class DecodeWarp {
  public:
   using Partial = DecodePartial<kHeadDim, 8 * kTiles>;
   using Slice = DecodeSlice<T, kHeadDim, kTiles>;
 
-  // It takes every `stride`-th slice of the share from number `turn` on.
-  __device__ DecodeWarp(const PagedAttentionParams& p, const DecodeSequence* seqs,
-                        const DecodeShare& share, typename Slice::Queries& queries, int turn,
-                        int stride)
+  __device__ DecodeWarp(const PagedAttentionParams& p, const DecodeGroup& group,
+                        const DecodeTable& table, const DecodeSequence* seqs,
+                        const DecodeShare& share, typename Slice::Queries& queries)
       : p_(p),
+        group_(group),
         queries_(queries),
-        pages_{p, seqs, share.first},
+        pages_{p, seqs, table, share.first},
         share_end_(share.end),
-        stride_(stride),
-        loaded_(share.begin + turn) {
+        loaded_(share.begin + static_cast<int>(threadIdx.x) / 32) {
     if (loaded_ >= share_end_) return;
     pages_.page_bits = 31 - __clz(static_cast<int>(p.page_size));
-    pages_.advance(turn);
-    load_queries();
+    pages_.advance(loaded_ - share.begin);
     load_keys();
+    load_queries();
     load_values();
-    if (loaded_ + stride_ < share_end_) pages_.advance(stride_);
+    if (loaded_ + kWarps < share_end_) pages_.advance(kWarps);
   }
 
   __device__ DecodeRows<T> rows(const DecodeSequence& seq, int head) const {
-    const int group = static_cast<int>(p_.num_heads / p_.num_kv_heads);
-    return {p_, seq.q_begin, head, group, seq.q_len * group};
+    return {p_, group_, seq.q_begin, head, seq.q_len * group_.size};
   }
 
   // Attends to this warp's slices of a pair, which begins at `begin`, up to `end` of the line.
-  __device__ void attend(const DecodeSequence& seq, int begin, int end) {
+  // Calls prepare() when nothing but the last of them is on its way.
+  template <class Prepare>
+  __device__ void attend(const DecodeSequence& seq, int begin, int end, Prepare&& prepare) {
     const int r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
     const float scale = p_.scale * 1.44269504f;
     int seen[kTiles][2];  // keys that queries 2c and 2c + 1 see
 #pragma unroll
     for (int row = 0; row < 2 * kTiles; ++row) {
-      const int token =
-          (row / 2 * 8 + 2 * c + row % 2) / static_cast<int>(p_.num_heads / p_.num_kv_heads);
+      const int token = group_.token(row / 2 * 8 + 2 * c + row % 2);
       seen[row / 2][row % 2] = min(seq.keys - seq.q_len + token + 1, seq.keys);
     }
     slice_.clear();
     wait_for_copies<0>();
-    for (; loaded_ < end; loaded_ += stride_) {
+    for (; loaded_ < end; loaded_ += kWarps) {
+      if (loaded_ + kWarps >= end) prepare();
       float score[kTiles][4] = {};
       slice_.multiply_keys(queries_, score);
-      const bool more = loaded_ + stride_ < share_end_;
+      const bool more = loaded_ + kWarps < share_end_;
       if (more) {
         load_keys();
-        if (loaded_ + stride_ >= end) load_queries();
+        if (loaded_ + kWarps >= end) load_queries();
       }
       const int key = (loaded_ - begin) * kSliceKeys + r;
 #pragma unroll
@@ -111,7 +87,7 @@ class DecodeWarp {
       slice_.multiply_values(score);
       if (more) {
         load_values();
-        if (loaded_ + 2 * stride_ < share_end_) pages_.advance(stride_);
+        if (loaded_ + 2 * kWarps < share_end_) pages_.advance(kWarps);
       }
     }
   }
@@ -146,16 +122,18 @@ class DecodeWarp {
   }
 
   const PagedAttentionParams& p_;
+  DecodeGroup group_;
   Slice slice_;
   typename Slice::Queries& queries_;
   DecodePages<T> pages_;
-  int share_end_, stride_;
+  int share_end_;
   int loaded_;  // the slice in registers, as a number of the line
 };
 
 template <class T, int kHeadDim, int kTiles, int kWarps>
 __global__ void __launch_bounds__(32 * kWarps, 1)
-    decode_attention_kernel(const __grid_constant__ PagedAttentionWork work, int least_share) {
+    decode_attention_kernel(const __grid_constant__ PagedAttentionWork work,
+                            const __grid_constant__ DecodePlan plan) {
   using Merger = DecodeMerger<T, kHeadDim, 8 * kTiles, kWarps>;
   using Queries = typename DecodeSlice<T, kHeadDim, kTiles>::Queries;
   extern __shared__ __align__(16) unsigned char bytes[];
@@ -163,39 +141,33 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
   auto* queries = reinterpret_cast<Queries*>(&shared + 1);
   auto* seqs = reinterpret_cast<DecodeSequence*>(queries + kWarps);
   const PagedAttentionParams& p = work.params;
-  const Cluster cluster = Cluster::mine();
-  const int worker = static_cast<int>(blockIdx.x) / cluster.size;
-  const int num_workers = static_cast<int>(gridDim.x) / cluster.size;
-  const int stride = kWarps * cluster.size;  // warps of a worker
-
 #if __CUDA_ARCH__ >= 900
   // Whoever comes next may begin once all blocks have, and waits for their end by itself; what came
   // before has ended, even if this kernel was launched without waiting for that.
   asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
 #endif
-  prefetch_pages(p, work.max_pages);
-  const DecodeShare share =
-      share_out<kWarps>(p, 8 * kTiles, least_share, worker, num_workers, stride, seqs);
+  __shared__ int32_t staged[DecodeTable::kStaged];
+  const DecodeTable table(p, work.max_pages, staged);
+  const DecodeShare share = share_out<kWarps>(p, plan, 8 * kTiles, seqs);
   if (share.begin >= share.end) return;
-  Merger merger(shared, work.workspace, cluster, worker, num_workers);
-  DecodeWarp<T, kHeadDim, kTiles> warp(p, seqs, share, queries[threadIdx.x / 32],
-                                       kWarps * cluster.rank + static_cast<int>(threadIdx.x) / 32,
-                                       stride);
+  Merger merger(shared, work.workspace);
+  DecodeWarp<T, kHeadDim, kTiles, kWarps> warp(p, plan.group, table, seqs, share,
+                                               queries[threadIdx.x / 32]);
 
   DecodeCursor pair = share.first;
   for (int begin = share.begin; begin < share.end;) {
     const DecodeSequence seq = seqs[pair.seq];
     const int pair_begin = begin - pair.slice, pair_end = pair_begin + seq.slices;
-    warp.attend(seq, pair_begin, min(pair_end, share.end));
+    const DecodePieces pieces{share.block_of(pair_begin), share.block_of(pair_end - 1)};
+    const DecodeRows<T> rows = warp.rows(seq, pair.head);
+    warp.attend(seq, pair_begin, min(pair_end, share.end), [&] { merger.prefetch(rows, pieces); });
     warp.leave(merger.warp());
-    merger.merge(warp.rows(seq, pair.head),
-                 {share.worker_of(pair_begin), share.worker_of(pair_end - 1)});
+    merger.merge(rows, pieces);
     begin = pair_end;
     pair.slice = seq.slices;
     if (begin < share.end) pair.settle(seqs, static_cast<int>(p.num_kv_heads));
   }
-  merger.merge_open(p);
-  merger.finish();
+  merger.merge_open(p, plan.group);
 }
 
 template <class T, int kHeadDim, int kTiles>
@@ -207,7 +179,7 @@ cudaError_t run_decode(const PagedAttentionWork& work, cudaStream_t stream) {
   constexpr int kShared = sizeof(Shared) + Launch::kWarps * sizeof(Queries);
   constexpr int kSequence = sizeof(DecodeSequence);
   cudaError_t status = allow_shared_memory<kKernel>(kShared + kMaxDecodeSeqs * kSequence);
-  const Launch launch = Launch::choose(work);
+  const Launch launch(work);
   PagedAttentionWork part = work;
   PagedAttentionParams& p = part.params;
   for (int64_t done = 0; status == cudaSuccess && done < work.params.num_seqs;

@@ -76,7 +76,11 @@ class DecodeSlice {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < kHeadDim / 32; ++i) {
-      copy_async(&queries.part[tile][i][lane], row + 32 * i + lane % 4 * 8, wanted);
+      // Through L1: where a pair is split, hundreds of warps ask for the same lines at once.
+      asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(
+                       shared_address(&queries.part[tile][i][lane])),
+                   "l"(row + 32 * i + lane % 4 * 8), "r"(wanted ? 16 : 0)
+                   : "memory");
     }
   }
 
