@@ -150,6 +150,23 @@ def test_a_draw_does_not_depend_on_the_batch() -> None:
         assert torch.equal(ids, together[:count])
 
 
+def test_calls_in_a_row_see_each_others_counts() -> None:
+    """More rows than run at once, in launches that overlap."""
+    case = SampleCase(40, 20000, temperature=0.0)
+    logits = make_logits(case, torch.float32)
+    params = replace(
+        make_sample_params(case),
+        penalties=torch.tensor([[1.0, 0.0, 4.0]]).repeat(40, 1),
+        counts=torch.zeros(40, 20000).short(),
+        count_rows=torch.arange(40).int(),
+    )
+    moved, on_device = on_gpu(params), logits.cuda()
+    expected = [sample(logits, params).ids for _ in range(8)]
+    actual = [sample(on_device, moved).ids for _ in range(8)]
+    assert torch.equal(torch.stack(actual).cpu(), torch.stack(expected))
+    assert len(torch.stack(expected)[:, 0].unique()) > 1
+
+
 def test_a_graph_replays_other_settings() -> None:
     case = SampleCase(9, 8191)
     logits, params = make_logits(case, torch.bfloat16).cuda(), on_gpu(make_sample_params(case))

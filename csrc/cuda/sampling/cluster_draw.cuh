@@ -21,8 +21,34 @@ struct FewScores {
   int id[kMaxCandidates];
 };
 
+// How a row is drawn from.
+struct RowSettings {
+  float temperature;
+  int top_k;
+  float top_p, min_p;
+  int64_t seed, offset;
+};
+
+// Starts to bring them to shared memory. By one thread, which waits with wait_for_copies().
+__device__ inline void copy_settings(RowSettings& to, const SampleParams& p, int64_t row) {
+  const auto copy = [](auto& to, const auto* from) {
+    static_assert(sizeof(to) == sizeof(*from));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(smem_address(&to)), "l"(from),
+                 "n"(sizeof(to))
+                 : "memory");
+  };
+  copy(to.temperature, p.temperature + row);
+  copy(to.top_k, p.top_k + row);
+  copy(to.top_p, p.top_p + row);
+  copy(to.min_p, p.min_p + row);
+  copy(to.seed, p.seeds + row);
+  copy(to.offset, p.offsets + row);
+}
+__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 struct RowShared {
   Exchange exchange;
+  RowSettings settings;
   FewScores top, few;  // most probable ones; those to draw from. Cleared before the first barrier
   Selection selection;
   uint32_t group_bits[kMaxGroups];
@@ -36,13 +62,11 @@ struct Filters {
   float top_p;      // 1: off
   float min_score;  // of min-p; lowest float: off
 
-  __device__ Filters(const SampleParams& p, int64_t row, float best)
-      : max(best), temperature(p.temperature[row]), top_p(p.top_p[row]) {
+  __device__ Filters(const RowSettings& s, int64_t vocab_size, float best)
+      : max(best), temperature(s.temperature), top_p(s.top_p) {
     inverse_temperature = 1.0f / temperature;
-    const int k = p.top_k[row];
-    top_k = k > 0 && k < p.vocab_size ? k : 0;
-    const float min_p = p.min_p[row];
-    min_score = min_p > 0.0f ? fminf(max + temperature * logf(min_p), max) : -FLT_MAX;
+    top_k = s.top_k > 0 && s.top_k < vocab_size ? s.top_k : 0;
+    min_score = s.min_p > 0.0f ? fminf(max + temperature * logf(s.min_p), max) : -FLT_MAX;
   }
 
   __device__ uint32_t weight(float x) const { return weight_of(x, max, inverse_temperature); }
@@ -52,8 +76,8 @@ struct Filters {
 struct Noise {
   uint64_t seed, offset;
 
-  __device__ Noise(const SampleParams& p, int64_t row)
-      : seed(static_cast<uint64_t>(p.seeds[row])), offset(static_cast<uint64_t>(p.offsets[row])) {}
+  __device__ explicit Noise(const RowSettings& s)
+      : seed(static_cast<uint64_t>(s.seed)), offset(static_cast<uint64_t>(s.offset)) {}
 
   // Words of tokens 64 n / 16 + n % 16 + {0, 16, 32, 48}.
   __device__ uint4 words(uint32_t n) const { return philox(seed, offset, n); }
@@ -114,8 +138,7 @@ __device__ bool list_few(FewScores& few, const RowSlice& slice, Pass&& pass) {
   const int size = static_cast<int>(cluster_size()), rank = static_cast<int>(cluster_rank());
   const int share = kMaxCandidates / size, t = threadIdx.x;
   FewScores* list = in_block(&few, 0);
-  for_slice(slice, [&](int i) {
-    const float x = slice.score[i];
+  for_slice(slice, [&](int i, float x) {
     if (!pass(x)) return;
     const int at = atomicAdd(&few.own_count, 1);
     if (at >= share) return;
@@ -232,8 +255,7 @@ __device__ inline float cut_by_count(RowShared& shared, int& turn, const RowSlic
                                      int k) {
   float least = max;
   uint32_t possible = 0;
-  for_slice(slice, [&](int i) {
-    const float x = slice.score[i];
+  for_slice(slice, [&](int, float x) {
     if (x >= -FLT_MAX) {
       least = fminf(least, x);
       ++possible;
@@ -282,10 +304,10 @@ __device__ inline Outcome filter_by_mass(RowShared& shared, int& turn, const Row
 }
 
 // Draws from the row; only block 0 gets the id.
-__device__ inline int draw_row(const SampleParams& p, int64_t row, RowShared& shared, int& turn,
+__device__ inline int draw_row(int64_t vocab_size, RowShared& shared, int& turn,
                                const RowSlice& slice, const Key* groups, float max) {
-  const Filters f(p, row, max);
-  const Noise noise(p, row);
+  const Filters f(shared.settings, vocab_size, max);
+  const Noise noise(shared.settings);
   float bound = -FLT_MAX;
   if (f.top_k > 0) {
     bound = bound_by_groups(shared, groups, f.top_k);

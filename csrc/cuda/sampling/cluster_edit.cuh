@@ -17,10 +17,9 @@ __device__ inline void penalise(const SampleParams& p, int64_t row, const RowSli
   const int16_t* counts = p.counts + count_row * p.counts_stride + slice.begin;
   const float* penalty = p.penalties + row * 3;
   const float repetition = penalty[0], presence = penalty[1], frequency = penalty[2];
-  for_slice(slice, [&](int i) {
+  for_slice(slice, [&](int i, float x) {
     const int count = counts[i];
     if (count <= 0) return;
-    const float x = slice.score[i];
     const float scaled = x > 0.0f ? x / repetition : x * repetition;
     slice.score[i] = scaled - presence - frequency * static_cast<float>(count);
   });
@@ -45,9 +44,8 @@ __device__ inline Key edit_slice(const SampleParams& p, int64_t row, const RowSl
       p.allowed_mask == nullptr ? nullptr : p.allowed_mask + row * ((p.vocab_size + 31) / 32);
   float best = -INFINITY;
   int best_id = INT32_MAX;
-  for_slice(slice, [&](int i) {
+  for_slice(slice, [&](int i, float x) {
     const int id = slice.begin + i;
-    float x = slice.score[i];
     if (allowed != nullptr && (allowed[id / 32] >> (id % 32) & 1) == 0) {
       slice.score[i] = x = -INFINITY;
     }
@@ -77,8 +75,8 @@ __device__ inline void write_top_in_turn(const SampleParams& p, int64_t row, Row
     if (cluster_rank() == 0 && threadIdx.x == 0) write_top(p, row, n, last, log_total);
     if (n + 1 == p.num_top || !(score_of(last) > -INFINITY)) continue;
     Key next = make_key(-INFINITY, INT32_MAX);
-    for_slice(slice, [&](int i) {
-      const Key key = make_key(slice.score[i], slice.begin + i);
+    for_slice(slice, [&](int i, float x) {
+      const Key key = make_key(x, slice.begin + i);
       if (key < last && key > next) next = key;
     });
     last = cluster_reduce(shared.exchange, turn, next, Max{}, kNoKey);
@@ -112,7 +110,7 @@ __device__ inline float write_logprobs(const SampleParams& p, int64_t row, RowSh
   const Key most = combine_groups(groups, Max{}, kNoKey);
   const float max = score_of(most);
   double own = 0.0;
-  for_slice(slice, [&](int i) { own += expf(slice.score[i] - max); });
+  for_slice(slice, [&](int, float x) { own += expf(x - max); });
   const double sum = cluster_reduce(shared.exchange, turn, own, Sum{}, 0.0);
   const float log_total = max + static_cast<float>(log(sum));
   if (p.num_top > 0) write_tops(p, row, shared, turn, slice, groups, most, log_total);

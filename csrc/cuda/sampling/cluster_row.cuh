@@ -96,34 +96,60 @@ __device__ void prefetch_slice(const T* logits, const RowSlice& slice) {
                "r"(static_cast<uint32_t>(end - begin)));
 }
 
-// Calls f(i) for each element of the slice.
+// Calls f(i, score[i]) for each element of the slice, in ascending order within a thread.
 template <class F>
 __device__ void for_slice(const RowSlice& slice, F&& f) {
-#pragma unroll 4
-  for (int i = threadIdx.x; i < slice.size; i += kRowThreads) f(i);
+  const int num_packs = (slice.size - slice.head) / 4, t = threadIdx.x;
+  if (t < slice.head) f(t, slice.score[t]);
+#pragma unroll 2
+  for (int n = t; n < num_packs; n += kRowThreads) {
+    const int at = slice.head + 4 * n;
+    const auto scores = load_pack<4>(static_cast<const float*>(slice.score) + at);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) f(at + j, scores.value[j]);
+  }
+  const int last = slice.head + 4 * num_packs + t;
+  if (last < slice.size) f(last, slice.score[last]);
 }
 
-// Room for what the warps of all blocks tell each other, in turn in two buffers: who writes the
-// next value may be ahead of who reads this one, by one barrier at most.
+// Room for what the warps of all blocks tell each other, in turn in two buffers: who sends the
+// next value may be ahead of who reads this one, by one turn at most.
 struct Exchange {
-  unsigned long long value[2][kMaxGroups];
+  uint64_t value[2][kMaxGroups];
+  Barrier come[2];
+
+  // By one thread, before a barrier of the cluster.
+  __device__ void init() {
+    init_barrier(come[0], 1);
+    init_barrier(come[1], 1);
+    fence_barrier_init();
+  }
 };
 
 // The number of warps in the cluster; group g is warp g % kRowWarps of block g / kRowWarps.
 __device__ inline int num_groups() { return static_cast<int>(cluster_size()) * kRowWarps; }
 
-// Gives every block each warp's value; returns all of them. Called by all threads of the cluster.
+// Gives every block each warp's value; returns all of them. Called by all threads of the cluster;
+// also a barrier of the block.
 template <class Value>
 __device__ const Value* all_gather(Exchange& exchange, int& turn, Value of_warp) {
   static_assert(sizeof(Value) == 8);
-  Value* values = reinterpret_cast<Value*>(exchange.value[turn ^= 1]);
-  const unsigned lane = threadIdx.x % 32;
-  if (lane < cluster_size()) {
-    const unsigned group = cluster_rank() * kRowWarps + threadIdx.x / 32;
-    in_block(values, lane)[group] = of_warp;
+  uint64_t* values = exchange.value[turn % 2];
+  Barrier& come = exchange.come[turn % 2];
+  const unsigned lane = threadIdx.x % 32, group = cluster_rank() * kRowWarps + threadIdx.x / 32;
+  const bool alone = cluster_size() == 1;
+  if (alone) {
+    if (lane == 0) reinterpret_cast<Value*>(values)[group] = of_warp;
+  } else {
+    if (threadIdx.x == 0) arrive_expect(come, num_groups() * 8);
+    if (lane < cluster_size()) {
+      send(values + group, reinterpret_cast<const uint64_t&>(of_warp), come, lane);
+    }
   }
-  cluster_sync();
-  return values;
+  __syncthreads();
+  if (!alone) wait(come, turn / 2 % 2);
+  ++turn;
+  return reinterpret_cast<const Value*>(values);
 }
 
 // Combines a value of every group; every thread gets the result.

@@ -8,6 +8,7 @@
 //    left for block 0 to filter and draw from; cluster_select.cuh: histograms for all else.
 #pragma once
 
+#include "cuda/common/dependent_launch.cuh"
 #include "cuda/sampling/cluster_edit.cuh"
 
 namespace lightvl::cuda {
@@ -31,7 +32,11 @@ __device__ void sample_row(const SampleParams& p, const RowPlan& plan, float* bu
   const T* logits = static_cast<const T*>(p.logits) + row * p.logits_stride;
   const bool greedy = !(p.temperature[row] >= kGreedyTemperature);
   const bool edits = has_edits(p, row), logprobs = p.logprobs != nullptr || p.num_top > 0;
-  if (threadIdx.x == 0) shared.few.own_count = shared.top.own_count = 0;
+  if (threadIdx.x == 0) {
+    copy_settings(shared.settings, p, row);
+    shared.few.own_count = shared.top.own_count = 0;
+    shared.exchange.init();
+  }
   cluster_arrive();  // nobody writes to a block that hasn't begun
   const RowSlice slice = make_slice(logits, static_cast<int>(p.vocab_size), plan.slice, buffer);
   Key best = load_slice(logits, slice, !greedy || edits || logprobs);
@@ -39,6 +44,7 @@ __device__ void sample_row(const SampleParams& p, const RowPlan& plan, float* bu
     prefetch_slice(logits + plan.rows_ahead * p.logits_stride, slice);
   }
   cluster_wait();
+  if (threadIdx.x == 0) wait_for_copies();
   int turn = 0;
   float log_total = 0.0f;
   if (logprobs) log_total = write_logprobs(p, row, shared, turn, slice, best);
@@ -50,7 +56,7 @@ __device__ void sample_row(const SampleParams& p, const RowPlan& plan, float* bu
   const Key most = combine_groups(groups, Max{}, kNoKey);
   int id = score_of(most) > -INFINITY ? id_of(most) : 0;
   if (!greedy && score_of(most) > -INFINITY) {
-    id = draw_row(p, row, shared, turn, slice, groups, score_of(most));
+    id = draw_row(p.vocab_size, shared, turn, slice, groups, score_of(most));
   }
   if (cluster_rank() == 0 && threadIdx.x == 0) {
     write_id(p, row, id);
@@ -65,6 +71,8 @@ __global__ void __launch_bounds__(kRowThreads, 2)
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   extern __shared__ __align__(16) float buffer[];
   __shared__ RowShared shared;
+  wait_for_previous();
+  let_next_begin();
   sample_row<T>(p, plan, buffer, shared);
 #endif
 }

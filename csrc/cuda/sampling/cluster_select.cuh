@@ -105,8 +105,7 @@ __device__ Crossing cross(Selection& shared, Bins& bins, const RowSlice& slice, 
   const int t = threadIdx.x;
   if (t < kSelectBins) bins.low[t] = bins.high[t] = bins.count[t] = 0;
   __syncthreads();
-  for_slice(slice, [&](int i) {
-    const float x = slice.score[i];
+  for_slice(slice, [&](int, float x) {
     const int b = bin(x);
     if (b < 0) return;
     const uint32_t weight = weigh(x);
@@ -154,8 +153,8 @@ __device__ float bisect(Exchange& exchange, int& turn, const RowSlice& slice, co
     const uint32_t middle = least + (most - least) / 2 + 1;
     const float cut = from_ordered_bits(middle);
     Mass own = 0;
-    for_slice(slice, [&](int i) {
-      if (slice.score[i] >= cut) own += weigh(slice.score[i]);
+    for_slice(slice, [&](int, float x) {
+      if (x >= cut) own += weigh(x);
     });
     const Mass mass = cluster_reduce(exchange, turn, own, Sum{}, Mass{0});
     if (mass >= target) {
@@ -184,8 +183,8 @@ __device__ float finish_select(Selection& shared, Exchange& exchange, int& turn,
   if (fine.count > kMaxCandidates) {
     return bisect(exchange, turn, slice, range, coarse.target, weigh);
   }
-  for_slice(slice, [&](int i) {
-    if (bin(slice.score[i]) == fine.bin) add_everywhere(shared.candidates, slice.score[i]);
+  for_slice(slice, [&](int, float x) {
+    if (bin(x) == fine.bin) add_everywhere(shared.candidates, x);
   });
   cluster_sync();
   float own = -INFINITY;
