@@ -70,6 +70,52 @@ def test_sequences_without_new_tokens() -> None:
     check(PagedCase((0, 1, 0, 0, 1, 0), (9, 300, 0, 64, 1, 2), 7, 1, 128, 16))
 
 
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize(
+    ("q_lens", "lens"),
+    [
+        ((130,), (9000,)),  # fewer tiles than blocks, long: divided
+        ((300, 40, 1, 17), (300, 5000, 700, 2500)),  # long and short ones: some divided
+        ((20,) * 30, (150,) * 30),  # many short ones, alike: whole
+        ((20,) * 29 + (21,), (150,) * 29 + (6000,)),  # one of them long
+    ],
+    ids=["one", "mixed", "alike", "unlike"],
+)
+def test_prefill_is_shared_out(
+    q_lens: tuple[int, ...], lens: tuple[int, ...], head_dim: int
+) -> None:
+    check(PagedCase(q_lens, lens, 14, 2, head_dim))
+
+
+def test_scores_that_rise_from_block_to_block() -> None:
+    """Blocks are taken from the last key to the first: maxima are raised at every one."""
+    case = PagedCase((70,), (1500,), 7, 1, 128)
+    inputs = make_paged_inputs(case, DTYPE)
+    rows = torch.arange(1500, 0, -1).to(DTYPE) / 15
+    inputs.q[..., 0] = 40
+    for i, page in enumerate(inputs.page_table[0, : -(-1500 // case.page_size)].tolist()):
+        part = rows[i * case.page_size : (i + 1) * case.page_size]
+        inputs.k_cache[page, 0, : len(part), 0] = part
+    expected, expected_lse = paged_attention_reference(inputs)
+    moved: PagedInputs = to_gpu(inputs)
+    out, lse = paged_attention(*moved.arguments(), lse=True)
+    assert_close(out.cpu(), expected, TOLERANCE[DTYPE] * 2)
+    assert_close(lse.cpu(), expected_lse, 1e-3)
+
+
+def test_a_prefill_graph_replays_other_lengths() -> None:
+    inputs: PagedInputs = to_gpu(make_paged_inputs(PagedCase((200, 64, 17), (4000,) * 3), DTYPE))
+    paged_attention(*inputs.arguments())
+    graph, out = captured(lambda: paged_attention(*inputs.arguments()))
+    for lens in ((4000, 4000, 4000), (200, 64, 17), (300, 4000, 20), (4000, 65, 3999)):
+        other = with_lens(inputs, lens)
+        expected = paged_attention(*other.arguments())
+        inputs.context_lens.copy_(other.context_lens)
+        out.fill_(torch.nan)
+        graph.replay()
+        assert torch.equal(out, expected)
+
+
 def make_long() -> PagedInputs:
     inputs: PagedInputs = to_gpu(make_paged_inputs(PagedCase((1,) * 5, (3000,) * 5), DTYPE))
     return inputs

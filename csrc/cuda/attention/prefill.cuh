@@ -21,6 +21,7 @@
 #include "cuda/attention/prefill_launch.cuh"
 #include "cuda/attention/prefill_load.cuh"
 #include "cuda/attention/prefill_share.cuh"
+#include "cuda/common/dependent_launch.cuh"
 
 namespace lightvl::cuda {
 
@@ -55,6 +56,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     prefetch_map(maps.value);
   }
   __syncthreads();
+  wait_for_previous();
+  let_next_begin();
   if (threadIdx.x < 128) {
     give_registers<Config::kProducerRegisters>();
     if (threadIdx.x < 32) {
@@ -104,8 +107,8 @@ cudaError_t run_prefill(const PagedAttentionWork& work, cudaStream_t stream) {
     PrefillMaps maps;
     status = encode_prefill_maps<Config>(part, shape, maps);
     if (status != cudaSuccess) break;
-    kKernel<<<blocks, Config::kThreads, kBytes, stream>>>(part, maps, shape);
-    status = cudaGetLastError();
+    status = launch_dependent(kKernel, dim3(blocks), dim3(Config::kThreads), kBytes, stream, part,
+                              maps, shape);
     p.page_table += PrefillPlan::kMostSeqs * p.page_table_stride;
     p.cu_q_lens += PrefillPlan::kMostSeqs;
     p.context_lens += PrefillPlan::kMostSeqs;

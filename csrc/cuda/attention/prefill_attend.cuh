@@ -48,13 +48,7 @@ class PrefillConsumer {
       if (item.block_end < 0) return;
       Softmax softmax(work_.params.scale * 1.44269504f);
       float out[kHeadDim / 2];
-      if (item.block_begin < item.block_end) {
-        attend(item, slot, softmax, out);
-      } else {
-#pragma unroll
-        for (float& x : out) x = 0.0f;
-        release(shared_.query_empty[slot]);
-      }
+      attend(item, slot, softmax, out);
       query_ring_.advance();
       PrefillTotals totals = softmax.totals();
       if (item.piece >= 0 && !pieces_.collect(item, totals, out)) continue;
@@ -63,6 +57,8 @@ class PrefillConsumer {
   }
 
  private:
+  static constexpr int kFirst = kKeys / 16 * 10;  // keys whose exponentials take as long as P V
+
   // What all lanes have alike. It tells the compiler so, which then keeps what depends on it, loops
   // and descriptors, in the registers that a warp shares.
   __device__ static int uniform(int value) { return __shfl_sync(kAllLanes, value, 0); }
@@ -89,9 +85,9 @@ class PrefillConsumer {
     int seen[2];
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
-      seen[which] = item.past + (item.row_begin + first_row() + 8 * which) / shape_.group + 1;
+      seen[which] = item.past + shape_.group.divide(item.row_begin + first_row() + 8 * which) + 1;
     }
-    const int least_seen = item.past + item.row_begin / shape_.group + 1;
+    const int least_seen = item.past + shape_.group.divide(item.row_begin) + 1;
     float scores[kKeys / 2];
     uint32_t packed[kKeys / 16][4];
     int block = item.block_end - 1;
@@ -105,7 +101,9 @@ class PrefillConsumer {
     release(shared_.key_empty[key_ring_.slot]);
     key_ring_.advance();
     Softmax::mask(scores, block * kKeys, seen);
-    softmax.update(scores);
+    if (softmax.raise(scores)) softmax.grow();
+    softmax.template exponentiate<0, kKeys>(scores);
+    softmax.add();
     pack_probabilities<T, kKeys>(scores, packed);
     if ((block + 1) * kKeys > item.context) clear_values(item.context - block * kKeys);
 
@@ -125,20 +123,19 @@ class PrefillConsumer {
       release(shared_.key_empty[key_ring_.slot]);
       key_ring_.advance();
       if ((block + 1) * kKeys > least_seen) Softmax::mask(scores, block * kKeys, seen);
-      // The branch keeps ptxas from waiting before the exponentials.
-      if (softmax.update(scores)) {
-        pin(scores);
-        wgmma_wait<0>();
-        pin(out);
-        softmax.rescale(out);
-      } else {
-        pin(scores);
-        wgmma_wait<0>();
-        pin(out);
-      }
+      const bool grown = softmax.raise(scores);
+      softmax.template exponentiate<0, kFirst>(scores);
+      pin(scores);
+      // A branch that depends on them keeps ptxas from waiting before the exponentials.
+      if (softmax.known_late(grown)) softmax.grow();
+      wgmma_wait<0>();
+      pin(out);
       release(shared_.value_empty[value_ring_.slot]);
       value_ring_.advance();
+      softmax.template exponentiate<kFirst, kKeys>(scores);
+      softmax.add();
       pack_probabilities<T, kKeys>(scores, packed);
+      if (grown) softmax.rescale(out);
       accumulate = true;
     }
     release(shared_.query_empty[query]);
@@ -209,9 +206,10 @@ class PrefillConsumer {
     for (int which = 0; which < 2; ++which) {
       const bool wanted = first_row() + 8 * which < item.num_rows;
       const int row = item.row_begin + first_row() + 8 * which;
-      const int64_t t = item.token_begin + row / shape_.group;
-      const int64_t head = item.kv_head * shape_.group + row % shape_.group;
-      const float factor = totals.sum[which] > 0.0f ? 1.0f / totals.sum[which] : 0.0f;
+      const int token = shape_.group.divide(row);
+      const int64_t t = item.token_begin + token;
+      const int64_t head = item.kv_head * shape_.group.value + row - token * shape_.group.value;
+      const float factor = totals.sum[which] > 0.0f ? __frcp_rn(totals.sum[which]) : 0.0f;
       T* to = static_cast<T*>(p.out) + t * p.out_stride[0] + head * p.out_stride[1];
 #pragma unroll
       for (int j = 0; j < kHeadDim / 8; j += 4) {

@@ -11,6 +11,7 @@
 // (prefill_share.cuh). Costs are blocks of keys, with kItemCost for an item's start and end.
 #pragma once
 
+#include <bit>
 #include <numeric>
 
 #include "cuda/common/reduce.cuh"
@@ -30,21 +31,47 @@ struct PrefillItem {
   __device__ int piece_of(int sharer) const { return 2 * sharer + (sharer == first_sharer); }
 };
 
+// Divides by a number that the host knows: n / value where n >= 0 and n * value < 2^30.
+struct Divisor {
+  uint32_t factor;
+  int value;
+
+  static Divisor make(int value) {
+    return {static_cast<uint32_t>(((int64_t{1} << 31) + value - 1) / value), value};
+  }
+  __device__ int divide(int n) const { return static_cast<int>(__umulhi(2 * n + 1, factor)); }
+};
+
+// n / d for 0 <= n < 2^22 and d > 0.
+__device__ inline int divide(int n, int d) {
+  const int quotient = static_cast<int>(__fdividef(static_cast<float>(n), static_cast<float>(d)));
+  const int rest = n - quotient * d;
+  return quotient + (rest >= d) - (rest < 0);
+}
+
 struct PrefillShape {
-  int rows;   // of a tile
-  int group;  // query heads of a KV head
+  Divisor rows;   // of a tile
+  Divisor group;  // query heads of a KV head
+  float tile_tokens;
   int num_seqs, num_kv_heads;
-  int box_keys;  // of a TMA box: they lie in one page and in one block
+  int box_keys;   // of a TMA box: they lie in one page and in one block
+  int page_bits;  // log2 of a page's keys
 
   static PrefillShape make(const PagedAttentionParams& p, int rows, int block_keys) {
-    return {rows, static_cast<int>(p.num_heads / p.num_kv_heads), static_cast<int>(p.num_seqs),
-            static_cast<int>(p.num_kv_heads), std::gcd(static_cast<int>(p.page_size), block_keys)};
+    const int group = static_cast<int>(p.num_heads / p.num_kv_heads);
+    return {Divisor::make(rows),
+            Divisor::make(group),
+            static_cast<float>(rows) / group,
+            static_cast<int>(p.num_seqs),
+            static_cast<int>(p.num_kv_heads),
+            std::gcd(static_cast<int>(p.page_size), block_keys),
+            std::countr_zero(static_cast<uint32_t>(p.page_size))};
   }
 };
 
 // What the schedule keeps in shared memory.
 struct PrefillPlan {
-  static constexpr int kMostSeqs = 1024, kMostBlocks = 256, kMostRest = 1024;
+  static constexpr int kMostSeqs = 1024, kMostBlocks = 256, kMostRest = 2048;
   int first_tile[kMostSeqs + 1];  // tiles of one head of the sequences before
   int load[kMostBlocks];          // cost of what each block was dealt
   int begin[kMostRest + 1];       // costs of the rest's items before each
@@ -70,6 +97,8 @@ class PrefillItems {
   __device__ int longest() const { return (longest_ + kKeys - 1) / kKeys; }
   // Of all items, about.
   __device__ float total_cost() const { return cost_; }
+  // Whether items come longest first within a section, all over.
+  __device__ bool alike() const { return tiles_ > 0; }
 
   // Describes the whole of an item.
   __device__ void describe(int number, PrefillItem& item) const {
@@ -84,9 +113,9 @@ class PrefillItems {
       item.context = p_.context_lens[item.sequence];
     }
     item.past = item.context - q_len;
-    item.row_begin = (tiles - 1 - rank) * shape_.rows;
-    item.num_rows = min(shape_.rows, q_len * shape_.group - item.row_begin);
-    const int keys = item.past + (item.row_begin + item.num_rows - 1) / shape_.group + 1;
+    item.row_begin = (tiles - 1 - rank) * shape_.rows.value;
+    item.num_rows = min(shape_.rows.value, q_len * shape_.group.value - item.row_begin);
+    const int keys = item.past + shape_.group.divide(item.row_begin + item.num_rows - 1) + 1;
     item.block_begin = 0;
     item.block_end = (keys + kKeys - 1) / kKeys;
     item.piece = -1;
@@ -103,28 +132,69 @@ class PrefillItems {
  private:
   static constexpr int kSectionKb = 24 << 10;  // of keys and values, to stay in the L2 cache
 
-  // Adds up tiles and costs, and sees whether all sequences are of the same lengths.
+  struct Lengths {
+    int begin, q_len, context;
+  };
+
+  __device__ Lengths lengths(int s) const {
+    if (s >= shape_.num_seqs) return {};
+    const int begin = p_.cu_q_lens[s];
+    return {begin, p_.cu_q_lens[s + 1] - begin, p_.context_lens[s]};
+  }
+
+  // Tiles of one head.
+  __device__ int tiles_of(int q_len) const {
+    const int rows = q_len * shape_.group.value;
+    return rows > decode_rows_ ? shape_.rows.divide(rows + shape_.rows.value - 1) : 0;
+  }
+  // Of one head's tiles, about: they see the keys of the middle one on average.
+  __device__ float cost_of(int tiles, int q_len, int context) const {
+    const float keys = context - 0.5f * (q_len - shape_.tile_tokens);
+    return tiles * (keys * (1.0f / kKeys) + 0.5f + kItemCost);
+  }
+
+  // Adds up tiles and costs; it is quick where all sequences are of the same lengths.
   __device__ void survey() {
     const int lane = threadIdx.x % 32;
-    const float tokens = static_cast<float>(shape_.rows) / shape_.group;  // of a tile
-    const int first_q = p_.cu_q_lens[1] - p_.cu_q_lens[0], first_context = p_.context_lens[0];
+    Lengths here = lengths(lane);
+    const Lengths first{__shfl_sync(kAllLanes, here.begin, 0),
+                        __shfl_sync(kAllLanes, here.q_len, 0),
+                        __shfl_sync(kAllLanes, here.context, 0)};
     bool unlike = false;
+#pragma unroll 1
+    for (int s = lane; s < shape_.num_seqs; s += 32) {
+      if (s >= 32) here = lengths(s);
+      unlike |= here.q_len != first.q_len || here.context != first.context;
+    }
+    int pairs = shape_.num_kv_heads;
+    if (__any_sync(kAllLanes, unlike)) {
+      tiles_ = 0;
+      add_up();
+    } else {
+      tiles_ = tiles_of(first.q_len);
+      num_tiles_ = tiles_ * shape_.num_seqs;
+      longest_ = first.context;
+      cost_ = cost_of(num_tiles_, first.q_len, first.context);
+      pairs *= shape_.num_seqs;
+    }
+    cost_ *= shape_.num_kv_heads;
+    q_len_ = first.q_len;
+    token_begin_ = first.begin;
+    const int pair_kb = max(longest_ / 256 * static_cast<int>(p_.head_dim), 1);
+    section_ = max(min(divide(kSectionKb, pair_kb), pairs), 1);
+  }
+
+  __device__ void add_up() {
+    const int lane = threadIdx.x % 32;
     int longest = 0, before = 0;
     float cost = 0.0f;
 #pragma unroll 1
     for (int base = 0; base < shape_.num_seqs; base += 32) {
       const int s = base + lane;
-      int tiles = 0;
-      if (s < shape_.num_seqs) {
-        const int q_len = p_.cu_q_lens[s + 1] - p_.cu_q_lens[s], context = p_.context_lens[s];
-        if (q_len * shape_.group > decode_rows_) {
-          tiles = (q_len * shape_.group + shape_.rows - 1) / shape_.rows;
-          longest = max(longest, context);
-          const float middle = context - 0.5f * (q_len - tokens);  // keys of the middle tile
-          cost += tiles * (middle / kKeys + 0.5f + kItemCost);
-        }
-        unlike |= q_len != first_q || context != first_context;
-      }
+      const Lengths here = lengths(s);
+      const int tiles = tiles_of(here.q_len);
+      if (tiles > 0) longest = max(longest, here.context);
+      cost += cost_of(tiles, here.q_len, here.context);
       int sum = tiles;
 #pragma unroll
       for (int step = 1; step < 32; step *= 2) {
@@ -137,14 +207,7 @@ class PrefillItems {
     if (lane == 0) plan_.first_tile[shape_.num_seqs] = before;
     num_tiles_ = before;
     longest_ = warp_reduce(longest, Max{});
-    cost_ = warp_reduce(cost, Sum{}) * shape_.num_kv_heads;
-    const bool alike = !__any_sync(kAllLanes, unlike);
-    const int pair_kb = max(longest_ / 256 * static_cast<int>(p_.head_dim), 1);
-    const int most = alike ? shape_.num_seqs * shape_.num_kv_heads : shape_.num_kv_heads;
-    section_ = max(min(kSectionKb / pair_kb, most), 1);
-    tiles_ = alike ? num_tiles_ / max(shape_.num_seqs, 1) : 0;
-    q_len_ = first_q;
-    token_begin_ = p_.cu_q_lens[0];
+    cost_ = warp_reduce(cost, Sum{});
     __syncwarp();
   }
 
@@ -166,13 +229,14 @@ class PrefillItems {
       number -= plan_.first_tile[first] * shape_.num_kv_heads;
       tiles = plan_.first_tile[first + 1] - plan_.first_tile[first];
     }
-    const int begin = number / (section_ * tiles) * section_;
+    const int begin = section_ < pairs ? divide(number, section_ * tiles) * section_ : 0;
     number -= begin * tiles;
     const int here = min(section_, pairs - begin);
-    rank = number / here;
-    const int pair = begin + number % here;
-    sequence = first + pair / shape_.num_kv_heads;
-    kv_head = pair % shape_.num_kv_heads;
+    rank = divide(number, here);
+    const int pair = begin + number - rank * here;
+    const int before = divide(pair, shape_.num_kv_heads);
+    sequence = first + before;
+    kv_head = pair - before * shape_.num_kv_heads;
   }
 
   const PagedAttentionParams& p_;

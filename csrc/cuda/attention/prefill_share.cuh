@@ -18,8 +18,7 @@ class PrefillSchedule {
         blocks_(static_cast<int>(gridDim.x)) {
 #pragma unroll 1
     for (int i = lane(); i < blocks_; i += 32) plan_.load[i] = 0;
-    // Little work in one round is not worth the search for a better way.
-    whole_ = items_.count() <= blocks_ && items_.longest() <= kFew;
+    whole_ = rounds_suffice();
   }
 
   // The next item; false if there is none.
@@ -39,11 +38,29 @@ class PrefillSchedule {
   }
 
  private:
-  static constexpr int kFew = 8, kLeastPart = 8, kMergeCost = 3;
+  static constexpr int kLeastPart = 8;
+  static constexpr int kCutCost = 3;  // of a part that begins within an item, and its merge
 
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
   __device__ int number_of(int block, int round) const {
     return round * blocks_ + (round % 2 == 0 ? block : blocks_ - 1 - block);
+  }
+
+  // Whether rounds alone will end about as early as parts would: where the last rounds' items are
+  // short. A round begins when the blocks are through with those before, about, and lasts as long
+  // as its first item.
+  __device__ bool rounds_suffice() const {
+    const int last = divide(max(items_.count() - 1, 0), blocks_);
+    if (!items_.alike()) return last == 0 && items_.longest() <= kLeastPart;
+    if (last >= 32) return true;
+    int end = items_.longest() + items_.kItemCost;
+    if (last > 0) {
+      const int cost = lane() <= last ? items_.cost(lane() * blocks_) : 0;
+      const int before = __shfl_up_sync(kAllLanes, cost, 1);
+      const int begin = inclusive_sum(lane() == 0 ? 0 : before + cost) / 2;
+      end = warp_reduce(lane() <= last ? begin + cost : 0, Max{});
+    }
+    return (end - kCutCost) * blocks_ <= items_.total_cost();
   }
 
   // Adds a round to the loads; false, and it doesn't, if a block would get more than its share and
@@ -91,18 +108,13 @@ class PrefillSchedule {
     }
     longest = max(longest, warp_reduce(most, Max{}));
     __syncwarp();
-    whole_ = longest <= level + kMergeCost;
+    whole_ = longest <= level;
     if (whole_) return;
-    at_ = 0;
     begin_ = end_ = total;
     if (sharer_ < 0) return;
     begin_ = plan_.cut[sharer_];
     end_ = plan_.cut[sharer_ + 1];
-#pragma unroll 1
-    for (int end = rest; at_ + 1 < end;) {  // the last item that doesn't begin beyond begin_
-      const int middle = (at_ + end) / 2;
-      (plan_.begin[middle] <= begin_ ? at_ : end) = middle;
-    }
+    at_ = item_at(begin_);
   }
 
   // Cuts costs [0, total) so that every block comes to the same load, which it returns; a block
@@ -126,28 +138,55 @@ class PrefillSchedule {
     }
     if (lane() == 0) plan_.cut[sharers_] = total;
     __syncwarp();
+    move_cuts();
     return level;
+  }
+
+  // A cut near an item's begin or end moves there: to divide it would cost more.
+  __device__ void move_cuts() {
+#pragma unroll 1
+    for (int sharer = lane() + 1; sharer < sharers_; sharer += 32) {
+      const int cut = plan_.cut[sharer], item = item_at(cut);
+      const int before = cut - plan_.begin[item], behind = plan_.begin[item + 1] - cut;
+      if (min(before, behind) <= kCutCost) {
+        plan_.cut[sharer] = before <= behind ? cut - before : cut + behind;
+      }
+    }
+    __syncwarp();
+  }
+
+  // The item of the rest that costs [0, total) have at `at`.
+  __device__ int item_at(int at) const {
+    int item = 0;
+#pragma unroll 1
+    for (int end = items_.count() - first_; item + 1 < end;) {
+      const int middle = (item + end) / 2;
+      (plan_.begin[middle] <= at ? item : end) = middle;
+    }
+    return item;
   }
 
   // The same where nothing was dealt.
   __device__ int cut_evenly(int total, int level) {
-    sharers_ = (total + level - 1) / level;
+    const int part = level - kCutCost;
+    sharers_ = (total + part - 1) / part;
     sharer_ = block_ < sharers_ ? block_ : -1;
     for (int sharer = lane(); sharer <= sharers_; sharer += 32) {
-      plan_.cut[sharer] = min(sharer * level, total);
+      plan_.cut[sharer] = min(sharer * part, total);
     }
     __syncwarp();
+    move_cuts();
     return level;
   }
 
   __device__ int part_of(int block, int level) const {
-    const int part = block < blocks_ ? level - plan_.load[block] : 0;
+    const int part = block < blocks_ ? level - kCutCost - plan_.load[block] : 0;
     return part >= kLeastPart ? part : 0;
   }
 
   // The least level at which the blocks' parts hold `total`.
   __device__ int level_for(int total) const {
-    int low = 0, high = max((total + blocks_ - 1) / blocks_, kLeastPart);
+    int low = 0, high = max((total + blocks_ - 1) / blocks_, kLeastPart) + kCutCost;
     if (round_ == 0) return high;
 #pragma unroll 1
     for (int block = lane(); block < blocks_; block += 32) low = max(low, plan_.load[block]);

@@ -57,39 +57,73 @@ class PrefillSoftmax {
     }
   }
 
-  // Turns scores into probabilities, not yet normalised. True if rescale must be called.
-  __device__ bool update(Scores& scores) {
-    bool grown = false;
+  // Raises the maxima that scores exceed by much, where lanes of a quad need to know of each
+  // other's alone. True if any of the warp's has been raised: then grow and rescale must be called.
+  __device__ bool raise(const Scores& scores) {
+    float most[2], part[2][8];
 #pragma unroll
-    for (int which = 0; which < 2; ++which) {
-      float most = max_[which];
+    for (int i = 0; i < kKeys / 4; ++i) {  // 16 chains
 #pragma unroll
-      for (int j = 0; j < kKeys / 8; ++j) {
-        most = fmaxf(most, fmaxf(scores[4 * j + 2 * which], scores[4 * j + 2 * which + 1]));
+      for (int which = 0; which < 2; ++which) {
+        const float score = scores[i / 2 * 4 + 2 * which + i % 2];
+        part[which][i % 8] = i < 8 ? score : fmaxf(part[which][i % 8], score);
       }
-      most = reduce_quad(most, [](float a, float b) { return fmaxf(a, b); });
-      const bool grows = (most - max_[which]) * scale_ > kSlack;
-      rescale_[which] = grows ? exp2_fast((max_[which] - most) * scale_) : 1.0f;
-      if (grows) max_[which] = most;
-      grown |= grows;
-      sum_[which] *= rescale_[which];
     }
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
-      const float shift = max_[which] == -INFINITY ? 0.0f : max_[which] * scale_;
-      float sum[2] = {};
+      const float (&x)[8] = part[which];
+      most[which] = fmaxf(fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3])),
+                          fmaxf(fmaxf(x[4], x[5]), fmaxf(x[6], x[7])));
+    }
+    const bool exceeds = exceeds_by_much(most[0], 0) || exceeds_by_much(most[1], 1);
+    before_[0] = max_[0], before_[1] = max_[1];
+    if (!__any_sync(0xffffffff, exceeds)) return false;
 #pragma unroll
-      for (int j = 0; j < kKeys / 8; ++j) {
+    for (int which = 0; which < 2; ++which) {
+      most[which] = reduce_quad(most[which], [](float a, float b) { return fmaxf(a, b); });
+      if (exceeds_by_much(most[which], which)) max_[which] = most[which];
+    }
+    return true;
+  }
+
+  // What the maxima have been raised by.
+  __device__ void grow() {
+#pragma unroll
+    for (int which = 0; which < 2; ++which) {
+      const bool same = max_[which] == before_[which];
+      rescale_[which] = same ? 1.0f : exp2_fast((before_[which] - max_[which]) * scale_);
+      sum_[which] *= rescale_[which];
+    }
+  }
+
+  // Turns scores of keys [kBegin, kEnd) into probabilities, not yet normalised; in order from 0.
+  template <int kBegin, int kEnd>
+  __device__ void exponentiate(Scores& scores) {
+#pragma unroll
+    for (int which = 0; which < 2; ++which) {
+      const float shift = max_[which] == -INFINITY ? 0.0f : max_[which] * scale_;
+#pragma unroll
+      for (int j = kBegin / 8; j < kEnd / 8; ++j) {
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
           float& score = scores[4 * j + 2 * which + k];
           score = exp2_fast(fmaf(score, scale_, -shift));
-          sum[k] += score;
+          added_[which][k] = j == 0 ? score : added_[which][k] + score;
         }
       }
-      sum_[which] += sum[0] + sum[1];
     }
-    return __any_sync(0xffffffff, grown);
+  }
+
+  // What raise has returned, or true where a sum is no number: known after the exponentials only.
+  __device__ bool known_late(bool grown) const {
+    const float sum = (added_[0][0] + added_[0][1]) + (added_[1][0] + added_[1][1]);
+    return __any_sync(0xffffffff, grown || !(sum < INFINITY));
+  }
+
+  // Adds the block's probabilities to the sums.
+  __device__ void add() {
+#pragma unroll
+    for (int which = 0; which < 2; ++which) sum_[which] += added_[which][0] + added_[which][1];
   }
 
   template <int kSize>
@@ -112,8 +146,13 @@ class PrefillSoftmax {
  private:
   static constexpr float kSlack = 8.0f;
 
+  __device__ bool exceeds_by_much(float most, int which) const {
+    return (most - max_[which]) * scale_ > kSlack;
+  }
+
   float scale_;
-  float max_[2] = {-INFINITY, -INFINITY}, sum_[2] = {}, rescale_[2] = {1.0f, 1.0f};
+  float max_[2] = {-INFINITY, -INFINITY}, sum_[2] = {};
+  float before_[2], added_[2][2], rescale_[2];  // of the block at hand
 };
 
 // Packs probabilities as the A operand of a product with 16 keys a step.

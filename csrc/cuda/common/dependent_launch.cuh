@@ -60,18 +60,24 @@ inline bool can_launch_dependent() {
 
 // Launches a kernel that keeps the rules above.
 template <class... Params>
-cudaError_t launch_dependent(void (*kernel)(Params...), dim3 grid, dim3 block, cudaStream_t stream,
-                             const Params&... params) {
+cudaError_t launch_dependent(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
+                             cudaStream_t stream, const Params&... params) {
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = detail::can_launch_dependent() ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, params...);
+}
+template <class... Params>
+cudaError_t launch_dependent(void (*kernel)(Params...), dim3 grid, dim3 block, cudaStream_t stream,
+                             const Params&... params) {
+  return launch_dependent(kernel, grid, block, 0, stream, params...);
 }
 
 }  // namespace lightvl::cuda

@@ -64,6 +64,19 @@ __device__ inline bool try_wait(uint32_t barrier, uint32_t parity) {
   return done != 0;
 }
 
+// Whether the phase is complete, without waiting for it.
+__device__ inline bool test_wait(Barrier& barrier, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n}"
+      : "=r"(done)
+      : "r"(smem_address(&barrier)), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
 __device__ inline void wait(uint32_t barrier, uint32_t parity) {
 #ifdef LIGHTVL_WATCHDOG
   const int64_t start = clock64();
