@@ -6,6 +6,7 @@
 
 #include "cuda/launchers.h"
 #include "ops/stable.h"
+#include "ops/tensor.h"
 
 #ifdef LIGHTVL_CUDA
 #include <cuda_runtime_api.h>
@@ -29,12 +30,54 @@ inline void check_status(const char* op, int status) {
   throw std::runtime_error(std::string(op) + ": " + text);
 }
 
+// Makes a device the current one while it lives.
+class OnDevice {
+ public:
+  explicit OnDevice(int32_t device) {
+    cudaGetDevice(&previous_);
+    if (device != previous_) cudaSetDevice(device);
+    changed_ = device != previous_;
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(previous_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int previous_ = 0;
+  bool changed_ = false;
+};
+
+// Memory on a GPU from torch's allocator, free for what comes later on the current stream when this
+// ends.
+class Workspace {
+ public:
+  Workspace(int64_t bytes, int32_t device) {
+    const int64_t stride = 1;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &bytes, &stride,
+                                                           aoti_torch_dtype_uint8(),
+                                                           aoti_torch_device_type_cuda(), device,
+                                                           &tensor_));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(tensor_, &data_));
+  }
+  ~Workspace() { aoti_torch_delete_tensor_object(tensor_); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  void* data() const { return data_; }
+
+ private:
+  AtenTensorHandle tensor_ = nullptr;
+  void* data_ = nullptr;
+};
+
 // Launches a kernel on the current stream of the device that holds `tensor`.
 template <class Params>
 void launch(const char* op, cuda::Launcher<Params>* launcher, const Params& p,
             const Tensor& tensor) {
   const int32_t device = tensor.get_device_index();
-  const torch::stable::accelerator::DeviceGuard guard(device);
+  const OnDevice guard(device);
   check_status(op, launcher(p, current_stream(device)));
 }
 
