@@ -55,10 +55,9 @@ class Workspace {
  public:
   Workspace(int64_t bytes, int32_t device) {
     const int64_t stride = 1;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &bytes, &stride,
-                                                           aoti_torch_dtype_uint8(),
-                                                           aoti_torch_device_type_cuda(), device,
-                                                           &tensor_));
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        aoti_torch_empty_strided(1, &bytes, &stride, aoti_torch_dtype_uint8(),
+                                 aoti_torch_device_type_cuda(), device, &tensor_));
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(tensor_, &data_));
   }
   ~Workspace() { aoti_torch_delete_tensor_object(tensor_); }

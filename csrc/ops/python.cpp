@@ -93,8 +93,7 @@ bool find_torch() {
   torch_.parameter_type = attribute("torch.nn", "Parameter");
   torch_.num_modes = attribute("torch._C", "_len_torch_dispatch_stack");
   if (PyErr_Occurred() != nullptr) return false;
-  PyObject* const capsule =
-      PyObject_GetAttrString(torch_.tensor_type, "__dlpack_c_exchange_api__");
+  PyObject* const capsule = PyObject_GetAttrString(torch_.tensor_type, "__dlpack_c_exchange_api__");
   if (capsule != nullptr) {
     const void* const table = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
     const auto* const exchange = static_cast<const dlpack::Exchange*>(table);
