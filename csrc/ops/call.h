@@ -1,9 +1,9 @@
 // The two ways into an operator's host function, made from its signature.
 //
-// boxed<f> is what torch's dispatcher calls: whatever goes through torch.ops, with fake tensors,
-// modes, torch.compile. direct<f> is a Python function for plain tensors, which takes a tenth of
-// the dispatcher's time: it borrows what it needs of the tensors through DLPack's C interface. What
-// isn't plain it hands to the operator of torch.ops that it is bound to.
+// boxed() is what torch's dispatcher calls: all that goes through torch.ops, with fake tensors,
+// modes, torch.compile. direct() is a function of Python's for plain tensors, of which it borrows
+// what it needs through DLPack's C interface in a tenth of the dispatcher's time. What isn't plain
+// it hands to the operator of torch.ops that it is bound to.
 #pragma once
 
 #include <tuple>
@@ -67,14 +67,15 @@ struct Call<f, void (*)(Parameters...)> {
     if (count != sizeof...(Parameters) || !python::are_plain(arguments, count)) {
       return python::dispatch(self, arguments, count);
     }
-    return python::guarded([&] {
-      [&]<size_t... i>(std::index_sequence<i...>) {
+    return [&]<size_t... i>(std::index_sequence<i...>) {
+      try {
         const std::tuple<Value<Parameters>...> values{
             python::Argument<Value<Parameters>>::from(arguments[i])...};
-        const python::WithoutLock unlocked;
-        f(std::get<i>(values)...);
-      }(std::index_sequence_for<Parameters...>());
-    });
+        return python::run([&] { f(std::get<i>(values)...); });
+      } catch (const python::NotPlain&) {
+        return python::dispatch(self, arguments, count);
+      }
+    }(std::index_sequence_for<Parameters...>());
   }
 };
 

@@ -107,6 +107,9 @@ bool find_torch() {
 }  // namespace
 
 void add_function(const char* name, Function* function) {
+  for (const PyMethodDef& known : functions()) {
+    if (std::string_view(known.ml_name) == name) return;
+  }
   const auto pointer = reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function));
   functions().push_back({name, pointer, METH_FASTCALL, nullptr});
 }
@@ -119,6 +122,7 @@ bool are_plain(PyObject* const* arguments, Py_ssize_t count) {
 }
 
 PyObject* dispatch(PyObject* callable, PyObject* const* arguments, Py_ssize_t count) {
+  PyErr_Clear();
   PyObject* const tuple = PyTuple_New(count);
   if (tuple == nullptr) return nullptr;
   for (Py_ssize_t i = 0; i < count; ++i) {
@@ -132,7 +136,7 @@ PyObject* dispatch(PyObject* callable, PyObject* const* arguments, Py_ssize_t co
 
 Tensor borrow(PyObject* tensor) {
   dlpack::Tensor view;
-  if (torch_.exchange->view(tensor, &view) != 0) throw Error();
+  if (torch_.exchange->view(tensor, &view) != 0) throw NotPlain();
   const bool on_cpu = view.device_type == dlpack::kCpu;
   return {static_cast<char*>(view.data) + view.byte_offset,
           {view.shape, static_cast<size_t>(view.ndim)},

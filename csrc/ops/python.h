@@ -16,8 +16,8 @@
 
 namespace lightvl::python {
 
-// A Python error has been set.
-struct Error : std::exception {};
+// An argument that only torch's dispatcher can deal with, if only by an error.
+struct NotPlain {};
 
 // Lets other Python threads run while it lives.
 class WithoutLock {
@@ -54,7 +54,7 @@ template <>
 struct Argument<double> {
   static double from(PyObject* object) {
     const double value = PyFloat_AsDouble(object);
-    if (value == -1.0 && PyErr_Occurred() != nullptr) throw Error();
+    if (value == -1.0 && PyErr_Occurred() != nullptr) throw NotPlain();
     return value;
   }
 };
@@ -62,7 +62,7 @@ template <>
 struct Argument<int64_t> {
   static int64_t from(PyObject* object) {
     const int64_t value = PyLong_AsLongLong(object);
-    if (value == -1 && PyErr_Occurred() != nullptr) throw Error();
+    if (value == -1 && PyErr_Occurred() != nullptr) throw NotPlain();
     return value;
   }
 };
@@ -84,24 +84,26 @@ struct Argument<std::vector<T>> {
     for (Py_ssize_t i = 0; i < PyList_Size(object); ++i) {
       values.push_back(Argument<T>::from(PyList_GetItem(object, i)));
     }
-    if (PyErr_Occurred() != nullptr) throw Error();
+    if (PyErr_Occurred() != nullptr) throw NotPlain();
     return values;
   }
 };
 
-// Returns None, or a null pointer with the Python error that stands for what `call` threw.
+// Runs an operator while other Python threads go on; returns None, or a null pointer with the
+// Python error that stands for what it threw.
 template <class F>
-PyObject* guarded(F&& call) {
+PyObject* run(F&& f) {
   try {
-    call();
-    Py_RETURN_NONE;
-  } catch (const Error&) {
+    const WithoutLock unlocked;
+    f();
   } catch (const std::invalid_argument& error) {
     PyErr_SetString(PyExc_ValueError, error.what());
+    return nullptr;
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
+    return nullptr;
   }
-  return nullptr;
+  Py_RETURN_NONE;
 }
 
 }  // namespace lightvl::python
