@@ -12,6 +12,8 @@
 #include <array>
 #include <atomic>
 
+#include "cuda/common/launch.cuh"
+
 namespace lightvl::cuda {
 
 __device__ inline void wait_for_previous() {
@@ -59,8 +61,8 @@ inline bool can_launch_dependent() {
 }  // namespace detail
 
 // Launches a kernel that keeps the rules above.
-template <class... Params>
-cudaError_t launch_dependent(void (*kernel)(Params...), dim3 grid, dim3 block, cudaStream_t stream,
+template <auto kKernel, class... Params>
+cudaError_t launch_dependent(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                              const Params&... params) {
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -68,10 +70,11 @@ cudaError_t launch_dependent(void (*kernel)(Params...), dim3 grid, dim3 block, c
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = detail::can_launch_dependent() ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, params...);
+  return launch_kernel<kKernel>(config, params...);
 }
 
 }  // namespace lightvl::cuda
