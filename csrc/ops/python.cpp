@@ -3,6 +3,7 @@
 
 #include <string_view>
 
+#include "ops/cuda.h"
 #include "ops/dlpack.h"
 
 namespace lightvl::python {
@@ -138,11 +139,12 @@ Tensor borrow(PyObject* tensor) {
   dlpack::Tensor view;
   if (torch_.exchange->view(tensor, &view) != 0) throw NotPlain();
   const bool on_cpu = view.device_type == dlpack::kCpu;
-  return {static_cast<char*>(view.data) + view.byte_offset,
-          {view.shape, static_cast<size_t>(view.ndim)},
-          view.strides,
-          scalar_type(view),
-          on_cpu ? Tensor::kCpu : view.device_id};
+  if (!on_cpu && !(kCudaBuild && view.device_type == dlpack::kCuda)) throw NotPlain();
+  const Tensor borrowed(static_cast<char*>(view.data) + view.byte_offset,
+                        {view.shape, static_cast<size_t>(view.ndim)}, view.strides,
+                        scalar_type(view), on_cpu ? Tensor::kCpu : view.device_id);
+  if (view.data == nullptr && borrowed.numel() > 0) throw NotPlain();
+  return borrowed;
 }
 
 }  // namespace lightvl::python

@@ -42,6 +42,7 @@ bool are_plain(PyObject* const* arguments, Py_ssize_t count);
 // Calls the operator of torch.ops.
 PyObject* dispatch(PyObject* callable, PyObject* const* arguments, Py_ssize_t count);
 
+// What an operator sees of a tensor in the CPU's memory or a GPU's.
 Tensor borrow(PyObject* tensor);
 
 template <class T>
