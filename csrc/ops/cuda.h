@@ -84,9 +84,17 @@ void launch(const char* op, cuda::Launcher<Params>* launcher, const Params& p,
 
 constexpr bool kCudaBuild = false;
 
+// Declared alone: never called.
+struct OnDevice {
+  explicit OnDevice(int32_t device);
+};
+struct Workspace {
+  Workspace(int64_t bytes, int32_t device);
+  void* data() const;
+};
 template <class Params>
 void launch(const char* op, cuda::Launcher<Params>* launcher, const Params& p,
-            const Tensor& tensor);  // never called
+            const Tensor& tensor);
 
 #endif
 
