@@ -1,8 +1,6 @@
 // Host side of attention: check the arguments, cut the work into tasks, run them.
-#include <atomic>
 #include <cstdlib>
 #include <memory>
-#include <random>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -106,12 +104,6 @@ bool only_sm80() {
                                 "\"; it may be \"sm80\" or unset");
   }();
   return only;
-}
-
-// A number that no other call has and that other data hardly equals; replays of a graph share it.
-uint64_t next_tag() {
-  static std::atomic<uint64_t> last{std::random_device{}() * uint64_t{0x9E3779B97F4A7C15}};
-  return ++last;
 }
 
 void paged_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,

@@ -1,6 +1,8 @@
 // The way to the CUDA kernels; in a build without them everything here is inert.
 #pragma once
 
+#include <atomic>
+#include <random>
 #include <stdexcept>
 #include <string>
 
@@ -33,20 +35,18 @@ inline void check_status(const char* op, int status) {
 // Makes a device the current one while it lives.
 class OnDevice {
  public:
-  explicit OnDevice(int32_t device) {
+  explicit OnDevice(int32_t device) : device_(device) {
     cudaGetDevice(&previous_);
-    if (device != previous_) cudaSetDevice(device);
-    changed_ = device != previous_;
+    if (previous_ != device_) cudaSetDevice(device_);
   }
   ~OnDevice() {
-    if (changed_) cudaSetDevice(previous_);
+    if (previous_ != device_) cudaSetDevice(previous_);
   }
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
 
  private:
-  int previous_ = 0;
-  bool changed_ = false;
+  int device_, previous_ = 0;
 };
 
 // Memory on a GPU from torch's allocator, free for what comes later on the current stream when this
@@ -71,6 +71,12 @@ class Workspace {
   void* data_ = nullptr;
 };
 
+// A number that no other call has and that other data hardly equals; replays of a graph share it.
+inline uint64_t next_tag() {
+  static std::atomic<uint64_t> last{std::random_device{}() * uint64_t{0x9E3779B97F4A7C15}};
+  return ++last;
+}
+
 // Launches a kernel on the current stream of the device that holds `tensor`.
 template <class Params>
 void launch(const char* op, cuda::Launcher<Params>* launcher, const Params& p,
@@ -92,6 +98,7 @@ struct Workspace {
   Workspace(int64_t bytes, int32_t device);
   void* data() const;
 };
+uint64_t next_tag();
 template <class Params>
 void launch(const char* op, cuda::Launcher<Params>* launcher, const Params& p,
             const Tensor& tensor);
