@@ -12,6 +12,7 @@
 #include <array>
 #include <atomic>
 
+#include "cuda/common/device.cuh"
 #include "cuda/common/launch.cuh"
 
 namespace lightvl::cuda {
@@ -42,11 +43,10 @@ __global__ void dependent_launch_probe() {}
 // Whether the code that this device runs has the two instructions above: not if it was compiled
 // from PTX for an older architecture. Asked once per device.
 inline bool can_launch_dependent() {
-  constexpr int kMaxDevices = 64;
   enum : signed char { kUnknown, kNo, kYes };
   static std::array<std::atomic<signed char>, kMaxDevices> answers{};
-  int device = 0;
-  if (cudaGetDevice(&device) != cudaSuccess || device >= kMaxDevices) return false;
+  const int device = current_device();
+  if (device < 0) return false;
   signed char answer = answers[device].load(std::memory_order_relaxed);
   if (answer == kUnknown) {
     cudaFuncAttributes attributes{};
