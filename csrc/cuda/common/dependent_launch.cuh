@@ -67,11 +67,7 @@ cudaError_t launch_dependent(dim3 grid, dim3 block, size_t shared_bytes, cudaStr
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
+  cudaLaunchConfig_t config = launch_config(grid, block, shared_bytes, stream);
   config.attrs = &overlap;
   config.numAttrs = detail::can_launch_dependent() ? 1 : 0;
   return launch_kernel<kKernel>(config, params...);

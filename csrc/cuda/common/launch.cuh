@@ -5,6 +5,8 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#include <cstddef>
+
 namespace lightvl::cuda {
 
 // A function of the driver's, or null; Function is the type of its declaration's address.
@@ -58,6 +60,16 @@ struct KernelLaunch<kKernel> {
 };
 
 }  // namespace detail
+
+inline cudaLaunchConfig_t launch_config(dim3 grid, dim3 block, size_t shared_bytes,
+                                        cudaStream_t stream) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  return config;
+}
 
 // Launches a kernel, as cudaLaunchKernelEx does.
 template <auto kKernel, class... Params>
