@@ -218,7 +218,6 @@ def extension() -> dict[str, object]:
         include_dirs=[str(ROOT / "csrc")],
         define_macros=defines,
         extra_compile_args={"cxx": [*COMMON, no_torch_path, "-O2"]},
-        extra_link_args=["-Wl,-z,defs"],
         py_limited_api=True,
     )
     return {

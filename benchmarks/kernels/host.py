@@ -32,10 +32,11 @@ def _calls() -> dict[str, tuple[Callable[[], object], float]]:
     prefill = paged.make("2B", (64,), 64, 64)
     prefill_keys, prefill_values = prefill.kv.unbind(1)
     prefill_tables = (prefill.table, prefill.cu_q_lens, prefill.context_lens)
-    tile = vision.Tiles(random(65, 3, 2, 64), 1)
+    tile = vision.Tiles(random(65, 3, 2, 64), 1).parts
     ends = torch.tensor([0, 65], dtype=torch.int32, device="cuda")
-    logits = sampling.make(SampleCase(1, 1000, 1.0, top_k=50, top_p=0.9))
-    picture = image.make(64, 64, 1, 1)
+    draw = sampling.make(SampleCase(1, 1000, 1.0, top_k=50, top_p=0.9))
+    logits, params = draw.logits[:, :1000], draw.params
+    picture = image.make(64, 64, 1, 1).arguments()
     few, scale = make_linear(1, 896, 896, "residual"), paged.DIM**-0.5
     return {
         "rms_norm": (lambda: ops.rms_norm(i.x, i.weight, EPS), FEW),
@@ -56,9 +57,9 @@ def _calls() -> dict[str, tuple[Callable[[], object], float]]:
             ),
             MANY,
         ),
-        "vision_attention": (lambda: ops.vision_attention(*tile.parts, ends, 65, 0.125), MANY),
-        "sample": (lambda: ops.sample(logits.logits[:, :1000], logits.params), MANY),
-        "image_preprocess": (lambda: ops.image_preprocess(*picture.arguments()), MANY),
+        "vision_attention": (lambda: ops.vision_attention(*tile, ends, 65, 0.125), MANY),
+        "sample": (lambda: ops.sample(logits, params), MANY),
+        "image_preprocess": (lambda: ops.image_preprocess(*picture), MANY),
         "linear_small": (lambda: ops.linear_small(few.x, few.weight, residual=few.residual), FEW),
     }
 

@@ -1,4 +1,5 @@
 // Host side of the activations.
+#include "ops/call.h"
 #include "ops/check.h"
 #include "ops/stable.h"
 
@@ -54,16 +55,16 @@ void gelu(const Tensor& x, const std::optional<Tensor>& bias, const Tensor& out)
 }
 
 template <class Library>
-void implement(Library& m) {
-  m.impl("silu_mul", TORCH_BOX(&silu_mul));
-  m.impl("gelu", TORCH_BOX(&gelu));
+void implement_all(Library& m) {
+  implement<&silu_mul>(m, "silu_mul");
+  implement<&gelu>(m, "gelu");
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement_all(m); }
 #ifdef LIGHTVL_CUDA
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement_all(m); }
 #endif
 
 }  // namespace lightvl

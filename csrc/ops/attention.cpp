@@ -1,14 +1,13 @@
 // Host side of attention: check the arguments, cut the work into tasks, run them.
-#include <atomic>
 #include <cstdlib>
 #include <memory>
-#include <random>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "cpu/attention_plan.h"
+#include "ops/call.h"
 #include "ops/check.h"
 #include "ops/stable.h"
 
@@ -107,12 +106,6 @@ bool only_sm80() {
   return only;
 }
 
-// A number that no other call has and that other data hardly equals; replays of a graph share it.
-uint64_t next_tag() {
-  static std::atomic<uint64_t> last{std::random_device{}() * uint64_t{0x9E3779B97F4A7C15}};
-  return ++last;
-}
-
 void paged_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                      const Tensor& page_table, const Tensor& cu_q_lens, const Tensor& context_lens,
                      double scale, int64_t max_q_len, const Tensor& out,
@@ -164,10 +157,10 @@ void paged_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
           .max_pages = M,
           .only_sm80 = only_sm80(),
       };
-      const torch::stable::accelerator::DeviceGuard guard(q.get_device_index());
+      const OnDevice guard(q.get_device_index());
       cuda::plan_paged_attention(work);
-      const Tensor room = torch::stable::new_empty(q, {work.workspace.bytes}, ScalarType::Byte);
-      work.workspace.data = room.mutable_data_ptr();
+      const Workspace room(work.workspace.bytes, q.get_device_index());
+      work.workspace.data = room.data();
       work.workspace.tag = next_tag();
       return launch(op.name, cuda::paged_attention, work, q);
     }
@@ -242,16 +235,16 @@ void vision_attention(const Tensor& q, const Tensor& k, const Tensor& v, const T
 }
 
 template <class Library>
-void implement(Library& m) {
-  m.impl("paged_attention", TORCH_BOX(&paged_attention));
-  m.impl("vision_attention", TORCH_BOX(&vision_attention));
+void implement_all(Library& m) {
+  implement<&paged_attention>(m, "paged_attention");
+  implement<&vision_attention>(m, "vision_attention");
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement_all(m); }
 #ifdef LIGHTVL_CUDA
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement_all(m); }
 #endif
 
 }  // namespace lightvl

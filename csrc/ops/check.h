@@ -17,6 +17,7 @@
 
 #include "ops/cuda.h"
 #include "ops/stable.h"
+#include "ops/tensor.h"
 
 namespace lightvl {
 

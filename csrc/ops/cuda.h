@@ -1,11 +1,14 @@
 // The way to the CUDA kernels; in a build without them everything here is inert.
 #pragma once
 
+#include <atomic>
+#include <random>
 #include <stdexcept>
 #include <string>
 
 #include "cuda/launchers.h"
 #include "ops/stable.h"
+#include "ops/tensor.h"
 
 #ifdef LIGHTVL_CUDA
 #include <cuda_runtime_api.h>
@@ -29,12 +32,57 @@ inline void check_status(const char* op, int status) {
   throw std::runtime_error(std::string(op) + ": " + text);
 }
 
+// Makes a device the current one while it lives.
+class OnDevice {
+ public:
+  explicit OnDevice(int32_t device) : device_(device) {
+    cudaGetDevice(&previous_);
+    if (previous_ != device_) cudaSetDevice(device_);
+  }
+  ~OnDevice() {
+    if (previous_ != device_) cudaSetDevice(previous_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int device_, previous_ = 0;
+};
+
+// Memory on a GPU from torch's allocator, free for what comes later on the current stream when this
+// ends.
+class Workspace {
+ public:
+  Workspace(int64_t bytes, int32_t device) {
+    const int64_t stride = 1;
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        aoti_torch_empty_strided(1, &bytes, &stride, aoti_torch_dtype_uint8(),
+                                 aoti_torch_device_type_cuda(), device, &tensor_));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(tensor_, &data_));
+  }
+  ~Workspace() { aoti_torch_delete_tensor_object(tensor_); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  void* data() const { return data_; }
+
+ private:
+  AtenTensorHandle tensor_ = nullptr;
+  void* data_ = nullptr;
+};
+
+// A number that no other call has and that other data hardly equals; replays of a graph share it.
+inline uint64_t next_tag() {
+  static std::atomic<uint64_t> last{std::random_device{}() * uint64_t{0x9E3779B97F4A7C15}};
+  return ++last;
+}
+
 // Launches a kernel on the current stream of the device that holds `tensor`.
 template <class Params>
 void launch(const char* op, cuda::Launcher<Params>* launcher, const Params& p,
             const Tensor& tensor) {
   const int32_t device = tensor.get_device_index();
-  const torch::stable::accelerator::DeviceGuard guard(device);
+  const OnDevice guard(device);
   check_status(op, launcher(p, current_stream(device)));
 }
 
@@ -42,9 +90,18 @@ void launch(const char* op, cuda::Launcher<Params>* launcher, const Params& p,
 
 constexpr bool kCudaBuild = false;
 
+// Declared alone: never called.
+struct OnDevice {
+  explicit OnDevice(int32_t device);
+};
+struct Workspace {
+  Workspace(int64_t bytes, int32_t device);
+  void* data() const;
+};
+uint64_t next_tag();
 template <class Params>
 void launch(const char* op, cuda::Launcher<Params>* launcher, const Params& p,
-            const Tensor& tensor);  // never called
+            const Tensor& tensor);
 
 #endif
 

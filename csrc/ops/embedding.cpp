@@ -1,4 +1,5 @@
 // Host side of the embedding gather.
+#include "ops/call.h"
 #include "ops/check.h"
 #include "ops/stable.h"
 
@@ -49,15 +50,15 @@ void gather_embeddings(const Tensor& ids, const Tensor& table, const Tensor& ima
 }
 
 template <class Library>
-void implement(Library& m) {
-  m.impl("gather_embeddings", TORCH_BOX(&gather_embeddings));
+void implement_all(Library& m) {
+  implement<&gather_embeddings>(m, "gather_embeddings");
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement_all(m); }
 #ifdef LIGHTVL_CUDA
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement_all(m); }
 #endif
 
 }  // namespace lightvl

@@ -3,6 +3,7 @@
 #include <deque>
 #include <vector>
 
+#include "ops/call.h"
 #include "ops/check.h"
 #include "ops/stable.h"
 
@@ -263,15 +264,15 @@ void image_preprocess(const std::vector<Tensor>& images, const Tensor& grids, in
 }
 
 template <class Library>
-void implement(Library& m) {
-  m.impl("image_preprocess", TORCH_BOX(&image_preprocess));
+void implement_all(Library& m) {
+  implement<&image_preprocess>(m, "image_preprocess");
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement_all(m); }
 #ifdef LIGHTVL_CUDA
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement_all(m); }
 #endif
 
 }  // namespace lightvl

@@ -1,4 +1,5 @@
 // Host side of the matrix products.
+#include "ops/call.h"
 #include "ops/check.h"
 #include "ops/stable.h"
 
@@ -45,16 +46,16 @@ void linear_small(const Tensor& x, const Tensor& weight, const std::optional<Ten
 }
 
 template <class Library>
-void implement(Library& m) {
-  m.impl("linear_small", TORCH_BOX(&linear_small));
+void implement_all(Library& m) {
+  implement<&linear_small>(m, "linear_small");
 }
 
 }  // namespace
 
 // The CPU has the checks alone.
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement_all(m); }
 #ifdef LIGHTVL_CUDA
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement_all(m); }
 #endif
 
 }  // namespace lightvl

@@ -1,4 +1,5 @@
 // Host side of the norms: check the arguments, fill the parameters, run the kernel.
+#include "ops/call.h"
 #include "ops/check.h"
 #include "ops/stable.h"
 
@@ -128,18 +129,18 @@ void scale_add(const Tensor& x, const std::optional<Tensor>& bias, const Tensor&
 }
 
 template <class Library>
-void implement(Library& m) {
-  m.impl("rms_norm", TORCH_BOX(&rms_norm));
-  m.impl("add_rms_norm", TORCH_BOX(&add_rms_norm));
-  m.impl("layer_norm", TORCH_BOX(&layer_norm));
-  m.impl("scale_add", TORCH_BOX(&scale_add));
+void implement_all(Library& m) {
+  implement<&rms_norm>(m, "rms_norm");
+  implement<&add_rms_norm>(m, "add_rms_norm");
+  implement<&layer_norm>(m, "layer_norm");
+  implement<&scale_add>(m, "scale_add");
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement_all(m); }
 #ifdef LIGHTVL_CUDA
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement_all(m); }
 #endif
 
 }  // namespace lightvl

@@ -1,4 +1,5 @@
 // Host side of the rotary embedding with its page write.
+#include "ops/call.h"
 #include "ops/check.h"
 #include "ops/stable.h"
 
@@ -60,15 +61,15 @@ void rope_write_kv(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
 }
 
 template <class Library>
-void implement(Library& m) {
-  m.impl("rope_write_kv", TORCH_BOX(&rope_write_kv));
+void implement_all(Library& m) {
+  implement<&rope_write_kv>(m, "rope_write_kv");
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement_all(m); }
 #ifdef LIGHTVL_CUDA
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement_all(m); }
 #endif
 
 }  // namespace lightvl

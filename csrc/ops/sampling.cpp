@@ -1,4 +1,5 @@
 // Host side of sampling.
+#include "ops/call.h"
 #include "ops/check.h"
 #include "ops/stable.h"
 
@@ -103,10 +104,10 @@ void sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k
   if constexpr (kCudaBuild) {
     if (logits.is_cuda()) {
       cuda::SampleWork work{p, nullptr};
-      Tensor scores;
+      std::optional<Workspace> scores;
       if (!cuda::cluster_holds_row(V, logits.get_device_index())) {
-        scores = torch::stable::new_empty(logits, {S * V}, ScalarType::Float);
-        work.scores = static_cast<float*>(scores.mutable_data_ptr());
+        scores.emplace(S * V * sizeof(float), logits.get_device_index());
+        work.scores = static_cast<float*>(scores->data());
       }
       return launch(op.name, cuda::sample, work, logits);
     }
@@ -115,15 +116,15 @@ void sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k
 }
 
 template <class Library>
-void implement(Library& m) {
-  m.impl("sample", TORCH_BOX(&sample));
+void implement_all(Library& m) {
+  implement<&sample>(m, "sample");
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CPU, m) { implement_all(m); }
 #ifdef LIGHTVL_CUDA
-STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(lightvl, CUDA, m) { implement_all(m); }
 #endif
 
 }  // namespace lightvl

@@ -18,7 +18,6 @@
 namespace lightvl {
 
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // Runs a CPU kernel over `num_rows` rows of about `row_cost` element operations each, on as many
 // threads as the work is worth; little work stays on the caller's thread.

@@ -23,7 +23,8 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     Raises:
         ValueError: the width is odd, or the tensor is not 2-D.
     """
-    out = gate_up.new_empty((gate_up.shape[0], gate_up.shape[-1] // 2))
+    shape = gate_up.shape
+    out = gate_up.new_empty(shape[0], shape[-1] // 2)
     _silu_mul(gate_up, out)
     return out
 
@@ -45,6 +46,6 @@ def gelu(x: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None) ->
         ValueError: shapes or dtypes do not fit.
     """
     if out is None:
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        out = torch.empty_like(x)
     _gelu(x, bias, out)
     return out

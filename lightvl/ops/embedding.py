@@ -25,6 +25,6 @@ def gather_embeddings(
     Raises:
         ValueError: shapes or dtypes do not fit or, checked on the CPU alone, a row is not there.
     """
-    out = table.new_empty((ids.shape[0], table.shape[1]))
+    out = table.new_empty(ids.shape[0], table.shape[1])
     _gather_embeddings(ids, table, image_rows, image_arena, out)
     return out

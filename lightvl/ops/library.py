@@ -2,20 +2,27 @@
 
 from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
 
-def _load() -> None:
+def _load() -> ModuleType:
     folder = Path(__file__).resolve().parent.parent
     path = next((p for s in EXTENSION_SUFFIXES if (p := folder / f"_C{s}").exists()), None)
     if path is None:
         raise ImportError("lightvl's operator library is not built: run `pip install .`")
+    spec = spec_from_file_location("lightvl._C", path)
+    assert spec is not None
+    assert spec.loader is not None
     try:
-        torch.ops.load_library(path)
-    except OSError as error:
-        raise ImportError(_advice(str(error.__cause__ or error))) from error
+        library = module_from_spec(spec)
+        spec.loader.exec_module(library)
+    except ImportError as error:
+        raise ImportError(_advice(str(error))) from error
+    return library
 
 
 def _advice(reason: str) -> str:
@@ -37,7 +44,7 @@ def out_operator(name: str) -> Callable[..., None]:
     those of the tensors given.
     """
     torch.library.register_fake(f"lightvl::{name}", lambda *args: None)
-    operator: Callable[..., None] = getattr(torch.ops.lightvl, name).default
+    operator: Callable[..., None] = _library.bind(name, getattr(torch.ops.lightvl, name).default)
     return operator
 
 
@@ -67,4 +74,4 @@ def check_device(device: torch.device) -> None:
         )
 
 
-_load()
+_library = _load()

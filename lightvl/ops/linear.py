@@ -48,6 +48,7 @@ def linear_small(
         ValueError: shapes, dtypes or strides do not fit, or the tensors are not on a GPU.
     """
     if out is None:
-        out = x.new_empty((x.shape[0], weight.shape[0] // 2 if silu_mul else weight.shape[0]))
+        num_rows = weight.shape[0]
+        out = x.new_empty(x.shape[0], num_rows // 2 if silu_mul else num_rows)
     _linear_small(x, weight, bias, residual, silu_mul, out)
     return out

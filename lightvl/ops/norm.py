@@ -29,7 +29,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Returns:
         A new tensor of x's shape.
     """
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    out = torch.empty_like(x)
     _rms_norm(x, weight, eps, out)
     return out
 
@@ -46,7 +46,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
     Returns:
         [T, C], rms_norm(residual, weight, eps) of the new residual.
     """
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    out = torch.empty_like(x)
     _add_rms_norm(x, residual, weight, eps, out)
     return out
 
@@ -65,7 +65,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     Returns:
         A new [T, C].
     """
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    out = torch.empty_like(x)
     _layer_norm(x, weight, bias, eps, out)
     return out
 
@@ -93,6 +93,6 @@ def scale_add(
         [T, C], `out` where it was given.
     """
     if out is None:
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        out = torch.empty_like(x)
     _scale_add(x, bias, scale, residual, out)
     return out

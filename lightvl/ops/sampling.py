@@ -69,13 +69,13 @@ def sample(logits: Tensor, params: SampleParams) -> SampleResult:
         ValueError: shapes or dtypes do not fit or, checked on the CPU alone, an id or row is not
             there.
     """
-    num_rows = logits.shape[0]
     ids = torch.empty_like(params.offsets)
     logprobs = torch.empty_like(params.temperature) if params.logprobs else None
     top_ids = top_logprobs = None
     if params.num_top > 0:
-        top_ids = params.top_k.new_empty((num_rows, params.num_top))
-        top_logprobs = params.top_p.new_empty((num_rows, params.num_top))
+        num_rows = logits.shape[0]
+        top_ids = params.top_k.new_empty(num_rows, params.num_top)
+        top_logprobs = params.top_p.new_empty(num_rows, params.num_top)
     _sample(
         logits,
         params.temperature,

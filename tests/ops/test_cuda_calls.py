@@ -1,11 +1,13 @@
 """How the CUDA kernels are called: streams, captured graphs, the operators' declarations."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
 
 from lightvl import ops
+from lightvl.ops import norm
 from lightvl.testing.attention_reference import (
     VISION_CASES,
     PagedCase,
@@ -77,6 +79,17 @@ def test_an_operator_runs_on_the_current_stream(name: str) -> None:
     side.synchronize()
     assert not slept.query()
     assert torch.equal(actual, expected)
+
+
+def test_a_thread_that_has_not_used_the_gpu_may_call() -> None:
+    x, weight = torch.randn(2, 8, device="cuda", dtype=BF16)[:, None].unbind()
+    out, expected = torch.empty_like(x), ops.rms_norm(x, weight[0], 1e-6)
+    for function in (norm._rms_norm, torch.ops.lightvl.rms_norm.default):
+        out.zero_()
+        with ThreadPoolExecutor(1) as new_thread:
+            new_thread.submit(function, x, weight[0], 1e-6, out).result()
+        torch.cuda.synchronize()
+        assert torch.equal(out, expected)
 
 
 def test_attention_on_two_streams_at_once() -> None:

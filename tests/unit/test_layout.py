@@ -42,7 +42,7 @@ def test_an_operator_has_one_of_each(operator: str) -> None:
     family = (FAMILIES | CUDA_ONLY)[operator]
     assert len(re.findall(rf'm\.def\("{operator}\(', read("csrc/ops/registration.cpp"))) == 1
     host = read(f"csrc/ops/{family}.cpp")
-    assert f'm.impl("{operator}", TORCH_BOX(&{operator}))' in host
+    assert f'implement<&{operator}>(m, "{operator}");' in host
     assert f'Op op{{"{operator}"}}' in host
     wrapper = read(f"lightvl/ops/{family}.py")
     assert f'out_operator("{operator}")' in wrapper  # its fake, too

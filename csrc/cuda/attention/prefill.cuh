@@ -107,8 +107,8 @@ cudaError_t run_prefill(const PagedAttentionWork& work, cudaStream_t stream) {
     PrefillMaps maps;
     status = encode_prefill_maps<Config>(part, shape, maps);
     if (status != cudaSuccess) break;
-    status = launch_dependent(kKernel, dim3(blocks), dim3(Config::kThreads), kBytes, stream, part,
-                              maps, shape);
+    status = launch_dependent<kKernel>(dim3(blocks), dim3(Config::kThreads), kBytes, stream, part,
+                                       maps, shape);
     p.page_table += PrefillPlan::kMostSeqs * p.page_table_stride;
     p.cu_q_lens += PrefillPlan::kMostSeqs;
     p.context_lens += PrefillPlan::kMostSeqs;

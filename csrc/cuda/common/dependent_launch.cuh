@@ -12,6 +12,9 @@
 #include <array>
 #include <atomic>
 
+#include "cuda/common/device.cuh"
+#include "cuda/common/launch.cuh"
+
 namespace lightvl::cuda {
 
 __device__ inline void wait_for_previous() {
@@ -40,11 +43,10 @@ __global__ void dependent_launch_probe() {}
 // Whether the code that this device runs has the two instructions above: not if it was compiled
 // from PTX for an older architecture. Asked once per device.
 inline bool can_launch_dependent() {
-  constexpr int kMaxDevices = 64;
   enum : signed char { kUnknown, kNo, kYes };
   static std::array<std::atomic<signed char>, kMaxDevices> answers{};
-  int device = 0;
-  if (cudaGetDevice(&device) != cudaSuccess || device >= kMaxDevices) return false;
+  const int device = current_device();
+  if (device < 0) return false;
   signed char answer = answers[device].load(std::memory_order_relaxed);
   if (answer == kUnknown) {
     cudaFuncAttributes attributes{};
@@ -59,25 +61,16 @@ inline bool can_launch_dependent() {
 }  // namespace detail
 
 // Launches a kernel that keeps the rules above.
-template <class... Params>
-cudaError_t launch_dependent(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes,
-                             cudaStream_t stream, const Params&... params) {
+template <auto kKernel, class... Params>
+cudaError_t launch_dependent(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+                             const Params&... params) {
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
+  cudaLaunchConfig_t config = launch_config(grid, block, shared_bytes, stream);
   config.attrs = &overlap;
   config.numAttrs = detail::can_launch_dependent() ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, params...);
-}
-template <class... Params>
-cudaError_t launch_dependent(void (*kernel)(Params...), dim3 grid, dim3 block, cudaStream_t stream,
-                             const Params&... params) {
-  return launch_dependent(kernel, grid, block, 0, stream, params...);
+  return launch_kernel<kKernel>(config, params...);
 }
 
 }  // namespace lightvl::cuda

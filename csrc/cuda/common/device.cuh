@@ -10,13 +10,24 @@ namespace lightvl::cuda {
 
 constexpr int kMaxDevices = 64;
 
+// The current device, or -1; asking CUDA takes as long as all else that a launcher does.
+inline int current_device() {
+  static const bool only_one = [] {
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess && count == 1;
+  }();
+  int device = 0;
+  if (only_one) return 0;
+  return cudaGetDevice(&device) == cudaSuccess && device < kMaxDevices ? device : -1;
+}
+
 // An attribute of the current device; 0 if it cannot be had.
 template <cudaDeviceAttr kAttribute>
 int device_attribute() {
   static std::atomic<int> known[kMaxDevices];
-  int device = 0, value = 0;
-  if (cudaGetDevice(&device) != cudaSuccess || device >= kMaxDevices) return 0;
-  value = known[device].load(std::memory_order_relaxed);
+  const int device = current_device();
+  if (device < 0) return 0;
+  int value = known[device].load(std::memory_order_relaxed);
   if (value == 0 && cudaDeviceGetAttribute(&value, kAttribute, device) == cudaSuccess) {
     known[device].store(value, std::memory_order_relaxed);
   }
@@ -27,12 +38,12 @@ int device_attribute() {
 template <auto kKernel>
 cudaError_t allow_shared_memory(int bytes) {
   static std::atomic<uint64_t> allowed{0};
-  int device = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status != cudaSuccess) return status;
-  const uint64_t bit = uint64_t{1} << device % kMaxDevices;
+  const int device = current_device();
+  if (device < 0) return cudaErrorInvalidDevice;
+  const uint64_t bit = uint64_t{1} << device;
   if (allowed.load(std::memory_order_relaxed) & bit) return cudaSuccess;
-  status = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  const cudaError_t status =
+      cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (status == cudaSuccess) allowed.fetch_or(bit, std::memory_order_relaxed);
   return status;
 }

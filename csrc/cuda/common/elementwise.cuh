@@ -56,8 +56,9 @@ cudaError_t launch_elementwise(const Op& op, int64_t rows, int64_t width, cudaSt
   const int64_t blocks = parts(rows, rows_a_block) * chunks;
   if (blocks > INT32_MAX) return cudaErrorInvalidValue;
   const dim3 block(static_cast<unsigned>(threads), static_cast<unsigned>(rows_a_block));
-  return launch_dependent(elementwise_kernel<Op, kItems>, dim3(static_cast<unsigned>(blocks)),
-                          block, stream, op, RowChunks{rows, width, static_cast<unsigned>(chunks)});
+  return launch_dependent<elementwise_kernel<Op, kItems>>(
+      dim3(static_cast<unsigned>(blocks)), block, 0, stream, op,
+      RowChunks{rows, width, static_cast<unsigned>(chunks)});
 }
 
 }  // namespace lightvl::cuda

@@ -95,8 +95,8 @@ cudaError_t launch_layer_norm(const LayerNormParams& p, cudaStream_t stream) {
     return dispatch_row<T, kItems>(
         p.num_tokens, p.width,
         [&](auto pack, auto items, RowGrid shape) {
-          return launch_dependent(layer_norm_kernel<T, pack, items>, shape.grid, shape.block,
-                                  stream, p);
+          return launch_dependent<layer_norm_kernel<T, pack, items>>(shape.grid, shape.block, 0,
+                                                                     stream, p);
         },
         p.x_stride | p.out_stride, p.x, p.weight, p.bias, p.out);
   };

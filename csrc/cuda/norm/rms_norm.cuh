@@ -87,8 +87,8 @@ cudaError_t launch_rms_norm(const RmsNormParams& p, cudaStream_t stream) {
   return dispatch_row<T, 2>(
       p.num_tokens * p.num_heads, p.width,
       [&](auto pack, auto items, RowGrid shape) {
-        return launch_dependent(rms_norm_kernel<T, pack, items>, shape.grid, shape.block, stream,
-                                p);
+        return launch_dependent<rms_norm_kernel<T, pack, items>>(shape.grid, shape.block, 0, stream,
+                                                                 p);
       },
       p.x_stride_t | p.x_stride_h | p.out_stride_t | p.out_stride_h, p.x, p.weight, p.out);
 }
@@ -98,8 +98,8 @@ cudaError_t launch_add_rms_norm(const AddRmsNormParams& p, cudaStream_t stream) 
   return dispatch_row<T, 2>(
       p.num_tokens, p.width,
       [&](auto pack, auto items, RowGrid shape) {
-        return launch_dependent(add_rms_norm_kernel<T, pack, items>, shape.grid, shape.block,
-                                stream, p);
+        return launch_dependent<add_rms_norm_kernel<T, pack, items>>(shape.grid, shape.block, 0,
+                                                                     stream, p);
       },
       p.x_stride | p.residual_stride | p.out_stride, p.x, p.residual, p.weight, p.out);
 }

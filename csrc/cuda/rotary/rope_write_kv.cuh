@@ -194,9 +194,9 @@ cudaError_t launch_rope(const RopeWriteKvParams& p, cudaStream_t stream) {
       .page_shift = std::has_single_bit(page_size) ? std::countr_zero(page_size) : -1,
       .streams = p.num_tokens * heads * p.head_dim * int64_t{sizeof(T)} > kStreamedBytes,
   };
-  return launch_dependent(rope_write_kv_kernel<T, kPack, kLanes, kPieces, kNorms>,
-                          dim3(static_cast<unsigned>(p.num_tokens * blocks)),
-                          dim3(kLanes, static_cast<unsigned>(heads_a_block)), stream, p, shape);
+  return launch_dependent<rope_write_kv_kernel<T, kPack, kLanes, kPieces, kNorms>>(
+      dim3(static_cast<unsigned>(p.num_tokens * blocks)),
+      dim3(kLanes, static_cast<unsigned>(heads_a_block)), 0, stream, p, shape);
 }
 
 // Calls f(pack, lanes, pieces) as integral constants.
