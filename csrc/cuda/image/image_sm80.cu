@@ -23,8 +23,7 @@ ImageTarget make_target(const ImageSource& source, int64_t tile_size) {
 int add_blocks(ImageTarget& target, int64_t tile_size, int first_block) {
   const int x = target.down_first ? 1 : 0;
   const auto blocks = [&](int axis) {
-    return static_cast<int32_t>((tile_size + target.layout.outputs[axis] - 1) /
-                                target.layout.outputs[axis]);
+    return static_cast<int32_t>(tile_size / target.layout.outputs[axis]);
   };
   target.first_block = first_block;
   target.blocks_across = blocks(x);
@@ -76,15 +75,20 @@ cudaError_t launch_all(const ImagePreprocessWork& work, cudaStream_t stream) {
   if (status != cudaSuccess) return status;
   status = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (status != cudaSuccess) return status;
-  constexpr int kStatic = 4096;  // table and bases
+  constexpr int kStatic = 8192;  // the kernel's other shared memory
   ImageLaunch launch{};
   launch.tile_size = static_cast<int32_t>(work.tile_size);
   launch.patch_size = static_cast<int32_t>(work.patch_size);
   std::copy_n(work.mean_std, 6, launch.mean_std);
   launch.out = work.out;
+  int64_t num_tiles = 0;
+  for (int64_t i = 0; i < work.num_sources; ++i) {
+    num_tiles += int64_t{work.sources[i].cols} * work.sources[i].rows;
+  }
+  const int64_t most = num_tiles * work.tile_size * work.tile_size / 264;
   for (int64_t i = 0; i < work.num_sources && status == cudaSuccess; ++i) {
     ImageTarget target = make_target(work.sources[i], work.tile_size);
-    if (!choose_layout(target, work.tile_size, work.patch_size, limit - kStatic)) {
+    if (!choose_layout(target, work.tile_size, work.patch_size, sizeof(T), most, limit - kStatic)) {
       status = launch_plain<T>(launch, target, stream);
       continue;
     }

@@ -52,52 +52,63 @@ __device__ inline int to_fixed_point(double weight) {
   return static_cast<int>(weight < 0 ? __dsub_rn(scaled, 0.5) : __dadd_rn(scaled, 0.5));
 }
 
-// Weights of outputs [begin, begin + count); inputs are counted from `origin`. Four lanes share an
-// output; `scratch` holds max_taps doubles for each.
-struct BlockWeights {
-  uint8_t* digits;  // [tiles, steps, 3, 64 words], zeroed
-  int* base;        // [tiles], first input of a tile's steps, a multiple of 4
+// Outputs of a block along an axis, and the inputs that they need, from a multiple of 4 on: 12 bytes
+// of pixels are whole words.
+struct BlockSide {
+  int begin, count;
+  int origin, inputs;
 
-  __device__ void fill(const ImageAxis& axis, int begin, int count, int origin, int steps,
-                       int max_taps, double* scratch) const {
-    const int lane = threadIdx.x % 4;
-    const bool unchanged = axis.in_size == axis.out_size;
-    for (int o = threadIdx.x / 4; o < (count + 7) / 8 * 8; o += kImageThreads / 4) {
-      const ImageWindow window = window_of(axis, begin + min(o, count - 1));
-      const int tile = o / kTileOutputs;
-      // A warp's eight outputs are one tile.
-      const int tile_first = (__shfl_sync(0xffffffffu, window.first, 0) - origin) & ~3;
-      if (lane == 0 && o % kTileOutputs == 0) base[tile] = tile_first;
-      const int taps = o < count ? window.end - window.first : 0;
-      double* weights = scratch + min(o, count - 1) * max_taps;
-      for (int i = lane; i < taps; i += 4) {
-        const double x =
-            __dmul_rn(__dadd_rn(__dsub_rn(i + window.first, window.center), 0.5), axis.inverse);
-        weights[i] = unchanged ? 1.0 : bicubic(x);
-      }
-      __syncwarp();
-      double sum = 0.0;
-      for (int i = 0; i < taps; ++i) sum = __dadd_rn(sum, weights[i]);
-      const double reciprocal = __drcp_rn(sum);
-      for (int i = lane; i < taps; i += 4) {
-        const double weight = sum != 0.0 ? quotient(weights[i], sum, reciprocal) : weights[i];
-        put(o, window.first - origin - tile_first + i, steps, to_fixed_point(weight));
-      }
-    }
+  BlockSide() = default;
+  __device__ BlockSide(const ImageAxis& axis, int begin, int count) : begin(begin), count(count) {
+    origin = window_of(axis, begin).first & ~3;
+    inputs = window_of(axis, begin + count - 1).end - origin;
   }
+};
 
- private:
-  __device__ void put(int o, int input, int steps, int weight) const {
-    const int word = o % 8 * 8 + input % 16 / 4 * 2 + input % 32 / 16;
+// Where the weights of a block's outputs along an axis go.
+struct Digits {
+  uint8_t* bytes;  // [tiles, steps, 3, 512], zeroed
+  int* base;       // [tiles], first input of a tile's steps, from the side's origin; of 4 a multiple
+  int steps;
+
+  // Weight of output o and an input counted from the tile's base.
+  __device__ void put(int o, int input, int weight) const {
+    const int word = (o % 8 * 4 + input % 16 / 4) * 4 + o % 16 / 8 + input % 32 / 16 * 2;
     uint8_t* to =
-        digits + ((o / 8 * steps + input / 32) * kDigits * kDigitWords + word) * 4 + input % 4;
+        bytes + (o / 16 * steps + input / 32) * kDigits * kDigitBytes + word * 4 + input % 4;
 #pragma unroll
     for (int d = 0; d < kDigits; ++d) {
       const int digit = static_cast<int8_t>(weight);
-      to[d * kDigitWords * 4] = static_cast<uint8_t>(digit);
+      to[d * kDigitBytes] = static_cast<uint8_t>(digit);
       weight = (weight - digit) >> 8;
     }
   }
 };
+
+// The weights of output o of a side, by 2^log2_lanes lanes of a warp; `weights` holds those of the
+// window between two steps. All lanes of the warp call it, those without an output too.
+__device__ inline void fill_weights(const ImageAxis& axis, const BlockSide& side, int o, bool valid,
+                                    int lane, int lanes, double* weights, const Digits& digits) {
+  const bool unchanged = axis.in_size == axis.out_size;
+  const ImageWindow window = window_of(axis, side.begin + o);
+  const int tile = o / kTileOutputs;
+  const int tile_first =
+      (window_of(axis, side.begin + tile * kTileOutputs).first - side.origin) & ~3;
+  const int taps = valid ? window.end - window.first : 0;
+  if (valid && lane == 0 && o % kTileOutputs == 0) digits.base[tile] = tile_first;
+  for (int i = lane; i < taps; i += lanes) {
+    const double x =
+        __dmul_rn(__dadd_rn(__dsub_rn(i + window.first, window.center), 0.5), axis.inverse);
+    weights[i] = unchanged ? 1.0 : bicubic(x);
+  }
+  __syncwarp();
+  double sum = 0.0;
+  for (int i = 0; i < taps; ++i) sum = __dadd_rn(sum, weights[i]);
+  const double reciprocal = __drcp_rn(sum);
+  for (int i = lane; i < taps; i += lanes) {
+    const double weight = sum != 0.0 ? quotient(weights[i], sum, reciprocal) : weights[i];
+    digits.put(o, window.first - side.origin - tile_first + i, to_fixed_point(weight));
+  }
+}
 
 }  // namespace lightvl::cuda

@@ -1,0 +1,94 @@
+// Finished pixels: normalised by a table, put together as patches in shared memory, written out.
+#pragma once
+
+#include "cuda/common/numeric.cuh"
+#include "cuda/image/layout.h"
+#include "cuda/image/resample.cuh"
+
+namespace lightvl::cuda {
+
+// The sums of a pass may overshoot the 8 bits by up to 64 on both sides (bicubic weights that add
+// up to 1 are below -1/4 together at no phase): the table goes on there, in place of clamping.
+constexpr int kTableSize = 512, kOvershoot = 64;
+
+// What each channel's 8-bit values become: (value / 255 - mean) / std.
+template <class T>
+__device__ T normalised(const ImageLaunch& p, int c, int value) {
+  if constexpr (std::is_same_v<T, uint8_t>) {
+    return static_cast<uint8_t>(value);
+  } else {
+    // value / 255, correctly rounded: the product with the reciprocal, then one correction.
+    const float exact = static_cast<float>(value), near = exact * (1.0f / 255.0f);
+    const float share = fmaf(fmaf(-255.0f, near, exact), 1.0f / 255.0f, near);
+    return from_float<T>(__fdiv_rn(__fsub_rn(share, p.mean_std[c]), p.mean_std[3 + c]));
+  }
+}
+
+template <class T>
+__device__ void fill_table(const ImageLaunch& p, T* table) {
+#pragma unroll
+  for (int c = 0; c < 3; ++c) {
+    for (int i = threadIdx.x; i < 256; i += kImageThreads) {
+      table[c * kTableSize + kOvershoot + i] = normalised<T>(p, c, i);
+    }
+  }
+}
+
+// The entries beyond both ends, once the others are there.
+template <class T>
+__device__ void extend_table(T* table) {
+  for (int i = threadIdx.x; i < 3 * kOvershoot; i += kImageThreads) {
+    T* channel = table + i / kOvershoot * kTableSize;
+    channel[i % kOvershoot] = channel[kOvershoot];
+    channel[kOvershoot + 256 + i % kOvershoot] = channel[kOvershoot + 255];
+  }
+}
+
+// The part of a tile that a block makes, index 0 the axis resampled first, and its patches in
+// shared memory: [rows of patches, patches in a row, 3, patch_size, patch_size].
+struct BlockPatches {
+  int64_t tile;
+  int x, y, width, height;  // pixels in the tile
+
+  __device__ int across(int size) const { return (width + size - 1) / size; }
+  __device__ int down(int size) const { return (height + size - 1) / size; }
+};
+
+// Offsets in `pixels` of a block's columns or rows.
+__device__ inline int column_place(int x, int size) { return x / size * 3 * size * size + x % size; }
+__device__ inline int row_place(int y, int size, int across) {
+  return y / size * across * 3 * size * size + y % size * size;
+}
+
+// Writes whole patches 16 bytes at once where they are aligned; of parts of patches each element.
+template <class T>
+__device__ void write_patches(const ImageLaunch& p, const BlockPatches& block, const T* pixels) {
+  const int size = p.patch_size, area = size * size, per_side = p.tile_size / size;
+  const int across = block.across(size), down = block.down(size), run = across * 3 * area;
+  T* out = static_cast<T*>(p.out) +
+           ((block.tile * per_side + block.y / size) * per_side + block.x / size) * 3 * area;
+  const int64_t step = int64_t{per_side} * 3 * area;
+  constexpr int kPack = 16 / sizeof(T);
+  const bool whole = block.width % size == 0 && block.height % size == 0;
+  const bool aligned = run % kPack == 0 && step % kPack == 0 &&
+                       reinterpret_cast<uintptr_t>(out) % 16 == 0;
+  if (whole && aligned) {
+    for (int row = 0; row < down; ++row, out += step, pixels += run) {
+      for (int i = threadIdx.x; i < run / kPack; i += kImageThreads) {
+        reinterpret_cast<uint4*>(out)[i] = reinterpret_cast<const uint4*>(pixels)[i];
+      }
+    }
+    return;
+  }
+  // Either the block has whole patches along an axis, or it lies within one.
+  for (int row = 0; row < down; ++row, out += step, pixels += run) {
+    for (int i = threadIdx.x; i < run; i += kImageThreads) {
+      const int x = i % size, y = i / size % size;
+      const bool inside = (block.width % size == 0 || x < block.width) &&
+                          (block.height % size == 0 || y < block.height);
+      if (inside) out[i + block.y % size * size + block.x % size] = pixels[i];
+    }
+  }
+}
+
+}  // namespace lightvl::cuda
