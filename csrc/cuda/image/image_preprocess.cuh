@@ -87,17 +87,19 @@ __device__ void first_pass(const ImageLayout& layout, const SourcePart& part, in
              uint8_t* to = own + group * kTileLines;
 #pragma unroll
              for (int c = 0; c < 3; ++c, to += columns * stride) {
-               *reinterpret_cast<uint16_t*>(to) = rounded_pair(sums[c][0], sums[c][1]);
+               *reinterpret_cast<uint16_t*>(to) = rounded_pair(sums[c].of[0], sums[c].of[1]);
                *reinterpret_cast<uint16_t*>(to + 8 * stride) =
-                   rounded_pair(sums[c][2], sums[c][3]);
+                   rounded_pair(sums[c].of[2], sums[c].of[3]);
              }
            });
 }
 
+// `place`: byte offsets of the outputs of both axes in shared memory, one of them from its beginning
+// on; at `nowhere` is room for what isn't wanted.
 template <class T>
 __device__ void second_pass(const ImageLayout& layout, const uint8_t* middle, const Digits& digits,
-                            const T* table, const int (&place)[2][kMaxOutputs], int area,
-                            T* pixels) {
+                            const T* table, const int (&place)[2][kMaxOutputs], int area_bytes,
+                            uint32_t nowhere) {
   const int columns = padded(layout.outputs[0]), stride = layout.middle_stride;
   const Share share(padded(layout.outputs[1]) / kTileOutputs);
   const int lane = threadIdx.x % 32, output = share.tile * kTileOutputs + lane / 4;
@@ -112,19 +114,21 @@ __device__ void second_pass(const ImageLayout& layout, const uint8_t* middle, co
       inputs[c][1] = *reinterpret_cast<const uint32_t*>(at + 16);
     }
   };
+  const uint32_t entries = shared_address(table);
   constexpr int kStart = (kOvershoot << cpu::kWeightBits) + (1 << (cpu::kWeightBits - 1));
   resample(digits.bytes, layout.steps[1], share,
            (layout.outputs[0] + kTileLines - 1) / kTileLines, kStart, load,
            [&](int group, const Sums(&sums)[3]) {
              const int line = group * kTileLines + lane % 4 * 2;
+             const int2 lines = *reinterpret_cast<const int2*>(&place[0][line]);
 #pragma unroll
              for (int i = 0; i < 4; ++i) {
-               if (!valid[i / 2] || line + i % 2 >= layout.outputs[0]) continue;
-               T* to = pixels + place[0][line + i % 2] + places[i / 2];
+               const bool wanted = valid[i / 2] && line + i % 2 < layout.outputs[0];
+               const uint32_t at = (i % 2 == 0 ? lines.x : lines.y) + places[i / 2];
+               uint32_t to = wanted ? at : nowhere;
 #pragma unroll
-               for (int c = 0; c < 3; ++c) {
-                 const unsigned entry = static_cast<unsigned>(sums[c][i]) >> cpu::kWeightBits;
-                 to[c * area] = table[c * kTableSize + entry % kTableSize];
+               for (int c = 0; c < 3; ++c, to += area_bytes) {
+                 store_entry<T>(to, entries, c, sums[c].of[i]);
                }
              }
            });
@@ -134,9 +138,9 @@ template <class T>
 __global__ void __launch_bounds__(kImageThreads, 2)
     image_preprocess_kernel(const __grid_constant__ ImageLaunch p) {
   extern __shared__ __align__(16) uint8_t memory[];
-  __shared__ T table[3 * kTableSize];
+  __shared__ __align__(kTableSize * sizeof(T)) T table[3 * kTableSize];
   __shared__ int base[2][kMaxOutputs / kTileOutputs];
-  __shared__ int place[2][kMaxOutputs];
+  __shared__ __align__(8) int place[2][kMaxOutputs];
   __shared__ ImageBlock block;
   const ImageTarget& target = find_target(p);
   const ImageLayout& layout = target.layout;
@@ -157,8 +161,9 @@ __global__ void __launch_bounds__(kImageThreads, 2)
   }
   const int size = p.patch_size, across = block.patches.across(size);
   for (int i = threadIdx.x; i < kMaxOutputs; i += kImageThreads) {
-    place[target.down_first][i] = column_place(i, size);
-    place[1 - target.down_first][i] = row_place(i, size, across);
+    place[target.down_first][i] = column_place(i, size) * sizeof(T);
+    place[1 - target.down_first][i] =
+        row_place(i, size, across) * sizeof(T) + shared_address(memory);
   }
   __syncthreads();
   extend_table(table);
@@ -185,10 +190,11 @@ __global__ void __launch_bounds__(kImageThreads, 2)
     }
   }
   __syncthreads();
-  T* pixels = reinterpret_cast<T*>(memory);
-  second_pass<T>(layout, middle, digits[1], table, place, size * size, pixels);
+  const int area = size * size * static_cast<int>(sizeof(T));
+  second_pass<T>(layout, middle, digits[1], table, place, area,
+                 shared_address(memory) + across * block.patches.down(size) * 3 * area);
   __syncthreads();
-  write_patches(p, block.patches, pixels);
+  write_patches(p, block.patches, reinterpret_cast<const T*>(memory));
 }
 
 }  // namespace lightvl::cuda

@@ -44,6 +44,33 @@ __device__ void extend_table(T* table) {
   }
 }
 
+// Addresses in shared memory as numbers: what is added to a pointer costs an instruction more.
+__device__ inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// The entry of channel c for a sum of weighted inputs, of which kOvershoot was added. `table` is a
+// multiple of a channel's bytes.
+template <class T>
+__device__ void store_entry(uint32_t to, uint32_t table, int c, int sum) {
+  constexpr unsigned kMask = (kTableSize - 1) * sizeof(T);
+  const unsigned scaled = static_cast<unsigned>(sum) / ((1u << cpu::kWeightBits) / sizeof(T));
+  const uint32_t from = (scaled & kMask | table) + c * kTableSize * static_cast<int>(sizeof(T));
+  if constexpr (sizeof(T) == 4) {
+    uint32_t bits;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(bits) : "r"(from));
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(bits));
+  } else if constexpr (sizeof(T) == 2) {
+    uint16_t bits;
+    asm volatile("ld.shared.b16 %0, [%1];" : "=h"(bits) : "r"(from));
+    asm volatile("st.shared.b16 [%0], %1;" ::"r"(to), "h"(bits));
+  } else {
+    uint32_t bits;
+    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(bits) : "r"(from));
+    asm volatile("st.shared.u8 [%0], %1;" ::"r"(to), "r"(bits));
+  }
+}
+
 // The part of a tile that a block makes, index 0 the axis resampled first, and its patches in
 // shared memory: [rows of patches, patches in a row, 3, patch_size, patch_size].
 struct BlockPatches {

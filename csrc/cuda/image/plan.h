@@ -123,7 +123,7 @@ inline bool choose_layout(ImageTarget& target, int64_t tile_size, int64_t patch_
       for (const int64_t chunk : {64, 32, 16}) {
         const ImageLayout layout =
             make_layout(first, second, target.down_first != 0, a, b, chunk,
-                        3 * patches(a) * patches(b) * element_bytes);
+                        3 * (patches(a) * patches(b) + patch_size * patch_size) * element_bytes);
         const double cost = cost_of(layout, first, second);
         if (layout.num_bytes > limit || cost >= best) continue;
         best = cost;

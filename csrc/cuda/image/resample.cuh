@@ -11,12 +11,20 @@
 
 namespace lightvl::cuda {
 
-// d += a * b; a: 16 outputs x 32 signed weights, b: 32 unsigned inputs x 8 lines.
-__device__ inline void multiply(int (&d)[4], const uint4& a, const uint32_t (&b)[2]) {
+// Sums of a channel of outputs lane / 4 and 8 further, each of lines 2 * (lane % 4) and one more.
+struct Sums {
+  int of[4];
+};
+
+// a * b + c; a: 16 outputs x 32 signed weights, b: 32 unsigned inputs x 8 lines.
+__device__ inline Sums multiply(const uint4& a, const uint32_t (&b)[2], const Sums& c) {
+  Sums d;
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b[0]), "r"(b[1]));
+      "{%10,%11,%12,%13};"
+      : "=r"(d.of[0]), "=r"(d.of[1]), "=r"(d.of[2]), "=r"(d.of[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b[0]), "r"(b[1]), "r"(c.of[0]), "r"(c.of[1]),
+        "r"(c.of[2]), "r"(c.of[3]));
+  return d;
 }
 
 // Bits 22 to 29 of both sums, clamped, in the two low bytes.
@@ -44,63 +52,49 @@ struct Share {
   }
 };
 
-// Sums of a channel of outputs lane / 4 and 8 further, each of lines 2 * (lane % 4) and one more.
-using Sums = int[4];
-
-__device__ inline void add_digits(const int (&digits)[kDigits][4], int start, Sums& sums) {
+// The sums of the three digits together.
+__device__ inline Sums joined(const Sums (&digits)[kDigits]) {
+  Sums sums;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    sums[i] = digits[0][i] + start + ((digits[1][i] + (digits[2][i] << 8)) << 8);
+    sums.of[i] = digits[0].of[i] + ((digits[1].of[i] + (digits[2].of[i] << 8)) << 8);
   }
+  return sums;
 }
 
-// Calls emit(group, {sums of each channel}) for groups of 8 lines. load(group, step, inputs)
-// fetches; `digits`, [steps, 3, 32], are the lane's. kSteps: 0 if more than 2.
+// Calls emit(group, {sums of each channel, plus `start`}) for groups of 8 lines. load(group, step,
+// inputs) fetches; `digits`, [steps, 3, 32], are the lane's. kSteps: 0 if more than 2.
 template <int kSteps, class Load, class Emit>
 __device__ void resample_steps(const uint4* digits, int steps, const Share& share, int num_groups,
                                int start, const Load& load, const Emit& emit) {
-  if constexpr (kSteps > 0) {
-    uint4 kept[kSteps][kDigits];
+  constexpr int kKept = kSteps == 0 ? 1 : kSteps;
+  const Sums starts[kDigits] = {{start, start, start, start}, {}, {}};
+  uint4 kept[kKept][kDigits];
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
+  for (int s = 0; s < kSteps; ++s) {
 #pragma unroll
-      for (int d = 0; d < kDigits; ++d) kept[s][d] = digits[(s * kDigits + d) * 32];
+    for (int d = 0; d < kDigits; ++d) kept[s][d] = digits[(s * kDigits + d) * 32];
+  }
+  for (int group = share.part; group < num_groups; group += share.parts) {
+    Sums sums[3][kDigits];
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+#pragma unroll
+      for (int d = 0; d < kDigits; ++d) sums[c][d] = starts[d];
     }
-    for (int group = share.part; group < num_groups; group += share.parts) {
-      Inputs inputs[kSteps];
 #pragma unroll
-      for (int s = 0; s < kSteps; ++s) load(group, s, inputs[s]);
-      Sums sums[3];
+    for (int s = 0; s < (kSteps == 0 ? steps : kSteps); ++s) {
+      Inputs inputs;
+      load(group, s, inputs);
 #pragma unroll
-      for (int c = 0; c < 3; ++c) {
-        int part[kDigits][4] = {};
+      for (int d = 0; d < kDigits; ++d) {
+        const uint4 weights = kSteps == 0 ? digits[(s * kDigits + d) * 32] : kept[s % kKept][d];
 #pragma unroll
-        for (int s = 0; s < kSteps; ++s) {
-#pragma unroll
-          for (int d = 0; d < kDigits; ++d) multiply(part[d], kept[s][d], inputs[s][c]);
-        }
-        add_digits(part, start, sums[c]);
+        for (int c = 0; c < 3; ++c) sums[c][d] = multiply(weights, inputs[c], sums[c][d]);
       }
-      emit(group, sums);
     }
-  } else {
-    for (int group = share.part; group < num_groups; group += share.parts) {
-      int part[3][kDigits][4] = {};
-      for (int s = 0; s < steps; ++s) {
-        Inputs inputs;
-        load(group, s, inputs);
-#pragma unroll
-        for (int d = 0; d < kDigits; ++d) {
-          const uint4 weights = digits[(s * kDigits + d) * 32];
-#pragma unroll
-          for (int c = 0; c < 3; ++c) multiply(part[c][d], weights, inputs[c]);
-        }
-      }
-      Sums sums[3];
-#pragma unroll
-      for (int c = 0; c < 3; ++c) add_digits(part[c], start, sums[c]);
-      emit(group, sums);
-    }
+    const Sums joint[3] = {joined(sums[0]), joined(sums[1]), joined(sums[2])};
+    emit(group, joint);
   }
 }
 
