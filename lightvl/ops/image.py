@@ -41,7 +41,7 @@ def image_preprocess(
     Raises:
         ValueError: shapes, dtypes or sizes do not fit.
     """
-    num_tiles = int((grids[:, 0] * grids[:, 1] + grids[:, 2]).sum())
+    num_tiles = sum(cols * rows + thumbnail for cols, rows, thumbnail in grids.tolist())
     num_patches = (tile_size // patch_size) ** 2
     device = images[0].device if images else grids.device
     out = torch.empty(num_tiles, num_patches, 3 * patch_size**2, dtype=dtype, device=device)

@@ -96,7 +96,7 @@ inline double cost_of(const ImageLayout& l, const ImageAxis& first, const ImageA
                           l.outputs[1] * (100.0 + 30 * l.max_taps[1])) /
                          kImageThreads;
   const double rest = 400 + 100 * chunks;
-  const double crowded = l.num_bytes > 112 << 10 ? 1.6 : l.num_bytes > 74 << 10 ? 1.05 : 1.0;
+  const double crowded = l.num_bytes > 111000 ? 4.0 : l.num_bytes > 72500 ? 1.05 : 1.0;
   return crowded * (across + down + copies + weights + rest) / (l.outputs[0] * l.outputs[1]);
 }
 
