@@ -29,21 +29,27 @@ __device__ inline const ImageTarget& find_target(const ImageLaunch& p) {
 }
 
 // Filled by two threads, one an axis.
-__device__ inline void locate(const ImageTarget& target, int tile_size, ImageBlock& block) {
+__device__ inline void locate(const ImageTarget& target, int tile_size, int size,
+                              ImageBlock& block) {
   if (threadIdx.x >= 2) return;
-  const int per_tile = target.blocks_across * target.blocks_down;
   const int index = static_cast<int>(blockIdx.x) - target.first_block;
-  const int tile = index / per_tile, inside = index % per_tile;
-  const int down_first = target.down_first;
-  const int width = target.layout.outputs[down_first];
-  const int height = target.layout.outputs[1 - down_first];
-  const int x = inside % target.blocks_across * width, y = inside / target.blocks_across * height;
-  const int tile_x = tile % target.cols, tile_y = tile / target.cols;
+  const int row_blocks = target.cols * target.blocks_across;
+  const int down_first = target.down_first, row = index / row_blocks;
+  BlockPatches& patches = block.patches;
   if (threadIdx.x == 0) {
-    block.patches = {target.first_tile + tile, x, y, width, height};
-    block.side[down_first] = BlockSide(target.axis[0], tile_x * tile_size + x, width);
+    const int column = index - row * row_blocks, width = target.layout.outputs[down_first];
+    patches.tile_x = column / target.blocks_across;
+    patches.x = (column - patches.tile_x * target.blocks_across) * width;
+    patches.width = width;
+    patches.across = (width + size - 1) / size;
+    block.side[down_first] = BlockSide(target.axis[0], column * width, width);
   } else {
-    block.side[1 - down_first] = BlockSide(target.axis[1], tile_y * tile_size + y, height);
+    const int height = target.layout.outputs[1 - down_first];
+    patches.tile_y = row / target.blocks_down;
+    patches.y = (row - patches.tile_y * target.blocks_down) * height;
+    patches.height = height;
+    patches.down = (height + size - 1) / size;
+    block.side[1 - down_first] = BlockSide(target.axis[1], row * height, height);
   }
 }
 
@@ -75,10 +81,10 @@ __device__ inline int padded(int outputs) {
 }
 
 template <class Load>
-__device__ void first_pass(const ImageLayout& layout, const SourcePart& part, int num_lines,
-                           const uint8_t* raw, const Digits& digits, uint8_t* middle) {
+__device__ void first_pass(const ImageLayout& layout, const Share& share, const SourcePart& part,
+                           int num_lines, const uint8_t* raw, const Digits& digits,
+                           uint8_t* middle) {
   const int columns = padded(layout.outputs[0]), stride = layout.middle_stride;
-  const Share share(columns / kTileOutputs);
   const Load load(part, raw, layout.raw_stride, digits.base[share.tile]);
   const int lane = threadIdx.x % 32;
   uint8_t* own = middle + (share.tile * kTileOutputs + lane / 4) * stride + lane % 4 * 2;
@@ -144,11 +150,13 @@ __global__ void __launch_bounds__(kImageThreads, 2)
   __shared__ ImageBlock block;
   const ImageTarget& target = find_target(p);
   const ImageLayout& layout = target.layout;
-  locate(target, p.tile_size, block);
+  const int size = p.patch_size;
+  locate(target, p.tile_size, size, block);
   __syncthreads();
   const BlockSide &first = block.side[0], &second = block.side[1];
   uint8_t* middle = memory + layout.middle;
-  copy_raw(source_part(target, first, second, 0), memory, layout.raw_stride);
+  SourcePart part(target, first, second);
+  copy_raw(part, layout, memory);
 
   fill_table(p, table);
   const Digits digits[2] = {{memory + layout.digits[0], base[0], layout.steps[0]},
@@ -157,11 +165,13 @@ __global__ void __launch_bounds__(kImageThreads, 2)
   for (int i = 0; i < 2; ++i) {
     auto* packs = reinterpret_cast<uint4*>(digits[i].bytes);
     const int num_packs = padded(layout.outputs[i]) / kTileOutputs * layout.steps[i] * kDigits * 32;
+#pragma unroll 1
     for (int w = threadIdx.x; w < num_packs; w += kImageThreads) packs[w] = uint4{};
   }
-  const int size = p.patch_size, across = block.patches.across(size);
-  for (int i = threadIdx.x; i < kMaxOutputs; i += kImageThreads) {
+  const int across = block.patches.across, i = threadIdx.x % kMaxOutputs;
+  if (threadIdx.x < kMaxOutputs) {
     place[target.down_first][i] = column_place(i, size) * sizeof(T);
+  } else {
     place[1 - target.down_first][i] =
         row_place(i, size, across) * sizeof(T) + shared_address(memory);
   }
@@ -170,31 +180,33 @@ __global__ void __launch_bounds__(kImageThreads, 2)
   fill_all_weights(target, block, memory, base);
 
   const bool aligned =
-      (reinterpret_cast<uintptr_t>(target.pixels + first.origin * 3) | target.axis[0].in_size) % 4 == 0;
+      (reinterpret_cast<uintptr_t>(target.pixels) | target.axis[0].in_size) % 4 == 0;
+  const Share share(padded(layout.outputs[0]) / kTileOutputs);
   for (int begin = 0, turn = 0; begin < second.inputs; begin += layout.chunk_lines, turn ^= 1) {
-    const SourcePart part = source_part(target, first, second, begin);
+    const SourcePart here = part;
+    const int left = second.inputs - begin - layout.chunk_lines;
     asm volatile("cp.async.wait_all;");
     __syncthreads();  // copies of all have arrived; the other chunk is free
-    const uint8_t* raw = memory + turn * layout.raw_bytes;
-    if (begin + layout.chunk_lines < second.inputs) {
-      copy_raw(source_part(target, first, second, begin + layout.chunk_lines),
-               memory + (turn ^ 1) * layout.raw_bytes, layout.raw_stride);
+    if (left > 0) {
+      part.advance(target, left);
+      copy_raw(part, layout, memory + (turn ^ 1) * layout.raw_bytes);
     }
+    const uint8_t* raw = memory + turn * layout.raw_bytes;
     const int lines = min(layout.chunk_lines, second.inputs - begin);
     if (target.down_first) {
-      first_pass<ColumnInputs>(layout, part, lines, raw, digits[0], middle + begin);
+      first_pass<ColumnInputs>(layout, share, here, lines, raw, digits[0], middle + begin);
     } else if (aligned) {
-      first_pass<RowInputs<true>>(layout, part, lines, raw, digits[0], middle + begin);
+      first_pass<RowInputs<true>>(layout, share, here, lines, raw, digits[0], middle + begin);
     } else {
-      first_pass<RowInputs<false>>(layout, part, lines, raw, digits[0], middle + begin);
+      first_pass<RowInputs<false>>(layout, share, here, lines, raw, digits[0], middle + begin);
     }
   }
   __syncthreads();
   const int area = size * size * static_cast<int>(sizeof(T));
   second_pass<T>(layout, middle, digits[1], table, place, area,
-                 shared_address(memory) + across * block.patches.down(size) * 3 * area);
+                 shared_address(memory) + across * block.patches.down * 3 * area);
   __syncthreads();
-  write_patches(p, block.patches, reinterpret_cast<const T*>(memory));
+  write_patches(p, target, block.patches, reinterpret_cast<const T*>(memory));
 }
 
 }  // namespace lightvl::cuda

@@ -79,6 +79,7 @@ cudaError_t launch_all(const ImagePreprocessWork& work, cudaStream_t stream) {
   ImageLaunch launch{};
   launch.tile_size = static_cast<int32_t>(work.tile_size);
   launch.patch_size = static_cast<int32_t>(work.patch_size);
+  launch.per_side = static_cast<int32_t>(work.tile_size / work.patch_size);
   std::copy_n(work.mean_std, 6, launch.mean_std);
   launch.out = work.out;
   int64_t num_tiles = 0;

@@ -31,6 +31,7 @@ struct ImageLayout {
   int32_t max_taps[2];
   int32_t chunk_lines;       // lines that the first pass takes at once, a multiple of 8
   int32_t raw_stride;        // bytes between rows of raw pixels
+  int32_t log2_packs;        // threads that copy a row, 16 bytes at once
   int32_t raw_bytes;         // of a chunk; two lie at 0
   int32_t middle_stride;     // between outputs of the first pass, lines of the second
   int32_t middle, digits[2];  // offsets
@@ -44,7 +45,7 @@ struct ImageTarget {
   int64_t first_tile;
   int32_t cols;                        // tiles in a row
   int32_t down_first;                  // order of the two passes
-  int32_t first_block;                 // of the launch
+  int32_t first_block;                 // of the launch; blocks go row by row through all tiles
   int32_t blocks_across, blocks_down;  // of a tile
   ImageLayout layout;
 };
@@ -54,7 +55,7 @@ constexpr int kMaxTargets = 16;
 struct ImageLaunch {
   ImageTarget targets[kMaxTargets];
   int32_t num_targets;
-  int32_t tile_size, patch_size;
+  int32_t tile_size, patch_size, per_side;  // patches along a side of a tile
   float mean_std[6];
   void* out;  // [tiles, patches, 3, patch_size, patch_size]
 };

@@ -58,7 +58,7 @@ inline ImageLayout make_layout(const ImageAxis& first, const ImageAxis& second, 
   const int64_t raw_columns = down_first ? chunk : inputs[0];
   const int64_t raw_stride = line_bytes(raw_columns * 3 + 15);
   const int64_t raw = raw_rows * raw_stride;
-  const int64_t middle_stride = line_bytes(round_up(inputs[1], chunk));
+  const int64_t middle_stride = line_bytes(round_up(inputs[1], kTileLines));
   const int64_t middle = std::max(3 * padded[0] * middle_stride, round_up(scratch, 16));
   const int64_t middle_at = std::max(2 * raw + digits[0], round_up(pixel_bytes, 16));
   const int64_t digits_at = middle_at + middle;
@@ -72,6 +72,7 @@ inline ImageLayout make_layout(const ImageAxis& first, const ImageAxis& second, 
           {number(max_taps[0]), number(max_taps[1])},
           number(chunk),
           number(raw_stride),
+          raw_stride > 272 ? 5 : raw_stride > 144 ? 4 : 3,
           number(raw),
           number(middle_stride),
           number(middle_at),
@@ -87,16 +88,17 @@ inline double cost_of(const ImageLayout& l, const ImageAxis& first, const ImageA
     const int tiles = (outputs + kTileOutputs - 1) / kTileOutputs;
     return std::ceil(groups / (kImageWarps / tiles));
   };
-  const double chunks = std::ceil(inputs1 / l.chunk_lines);
-  const double across =
-      chunks * turns(l.outputs[0], l.chunk_lines / kTileLines) * (55 + 30 * l.steps[0]);
+  const double chunks = std::floor(inputs1 / l.chunk_lines);
+  const double across = (chunks * turns(l.outputs[0], l.chunk_lines / kTileLines) +
+                         turns(l.outputs[0], (inputs1 - chunks * l.chunk_lines) / kTileLines)) *
+                        (55 + 30 * l.steps[0]);
   const double down = turns(l.outputs[1], (l.outputs[0] + 7) / 8) * (80 + 20 * l.steps[1]);
   const double copies = inputs0 * inputs1 * 3 / 512 / kImageWarps * 15;
   const double weights = (l.outputs[0] * (100.0 + 30 * l.max_taps[0]) +
                           l.outputs[1] * (100.0 + 30 * l.max_taps[1])) /
                          kImageThreads;
   const double rest = 400 + 100 * chunks;
-  const double crowded = l.num_bytes > 111000 ? 4.0 : l.num_bytes > 72500 ? 1.05 : 1.0;
+  const double crowded = l.num_bytes > 111000 ? 4.0 : l.num_bytes > 72500 ? 1.3 : 1.0;
   return crowded * (across + down + copies + weights + rest) / (l.outputs[0] * l.outputs[1]);
 }
 

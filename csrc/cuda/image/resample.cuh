@@ -39,15 +39,20 @@ __device__ inline uint16_t rounded_pair(int first, int second) {
 // 32 inputs of 8 lines: those of line lane / 4 at 4 * (lane % 4) and 16 further, for each channel.
 using Inputs = uint32_t[3][2];
 
+// a / b for small numbers.
+__device__ inline int divide(int a, int b) {
+  return static_cast<int>(__fdividef(static_cast<float>(a) + 0.5f, static_cast<float>(b)));
+}
+
 // What a warp does of a pass: a tile of 16 outputs, of all groups of 8 lines every parts-th.
 struct Share {
   int tile, part, parts;
 
   __device__ explicit Share(int num_tiles) {
     const int warp = threadIdx.x / 32;
-    tile = warp % num_tiles;
-    part = warp / num_tiles;
-    parts = kImageWarps / num_tiles;
+    parts = divide(kImageWarps, num_tiles);
+    part = divide(warp, num_tiles);
+    tile = warp - part * num_tiles;
     if (part >= parts) part = 1 << 30;  // nothing
   }
 };

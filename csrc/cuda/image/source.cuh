@@ -7,35 +7,36 @@
 
 namespace lightvl::cuda {
 
-// A rectangle of source pixels.
+// A rectangle of source pixels: the lines of a block that fit a chunk.
 struct SourcePart {
-  const uint8_t* pixels;  // the picture's
-  int64_t row_bytes, picture_bytes;
-  int row, num_rows, column, num_columns;
+  const uint8_t *begin, *end;  // of the rectangle, of the picture
+  int64_t row_bytes;
+  int num_rows, num_columns;
 
-  __device__ const uint8_t* begin_of(int r) const {
-    return pixels + (row + r) * row_bytes + column * 3;
+  // The first lines of a block.
+  __device__ SourcePart(const ImageTarget& target, const BlockSide& first, const BlockSide& second) {
+    const bool turned = target.down_first != 0;
+    row_bytes = int64_t{target.axis[0].in_size} * 3;
+    begin = target.pixels + (turned ? first : second).origin * row_bytes +
+            (turned ? second : first).origin * 3;
+    end = target.pixels + target.axis[1].in_size * row_bytes;
+    num_rows = num_columns = first.inputs;
+    take_lines(target, second.inputs);
   }
-  // Bytes by which row r begins behind a multiple of 16, of which the low bits of r decide.
+  __device__ void take_lines(const ImageTarget& target, int left) {
+    (target.down_first ? num_columns : num_rows) = min(target.layout.chunk_lines, left);
+  }
+  // Goes on to the next lines, of which so many are left.
+  __device__ void advance(const ImageTarget& target, int left) {
+    begin += target.layout.chunk_lines * (target.down_first ? 3 : row_bytes);
+    take_lines(target, left);
+  }
+  // Bytes by which row r begins behind a multiple of 16.
   __device__ int shift_of(int r) const {
-    return static_cast<int>(reinterpret_cast<uintptr_t>(begin_of(0)) + r * row_bytes) & 15;
+    return (static_cast<uint32_t>(reinterpret_cast<uintptr_t>(begin)) +
+            static_cast<uint32_t>(row_bytes) * r) & 15;
   }
 };
-
-// The lines of a block from `line` on that fit a chunk.
-__device__ inline SourcePart source_part(const ImageTarget& target, const BlockSide& first,
-                                         const BlockSide& second, int line) {
-  const int lines = min(target.layout.chunk_lines, second.inputs - line);
-  SourcePart part;
-  part.pixels = target.pixels;
-  part.row_bytes = int64_t{target.axis[0].in_size} * 3;
-  part.picture_bytes = part.row_bytes * target.axis[1].in_size;
-  part.row = target.down_first ? first.origin : second.origin + line;
-  part.num_rows = target.down_first ? first.inputs : lines;
-  part.column = target.down_first ? second.origin + line : first.origin;
-  part.num_columns = target.down_first ? lines : first.inputs;
-  return part;
-}
 
 __device__ inline void copy_async(void* to, const void* from) {
   const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
@@ -43,23 +44,27 @@ __device__ inline void copy_async(void* to, const void* from) {
 }
 
 // Copies the rows in aligned packs of 16 bytes, not behind the picture's end.
-__device__ inline void copy_raw(const SourcePart& part, uint8_t* raw, int stride) {
-  const uint8_t* end = part.pixels + part.picture_bytes;
-  const int most = (15 + part.num_columns * 3 + 15) / 16;
-  const float reciprocal = 1.0f / static_cast<float>(most);
-  for (int i = threadIdx.x; i < part.num_rows * most; i += kImageThreads) {
-    const int r = static_cast<int>((static_cast<float>(i) + 0.5f) * reciprocal);
-    const int pack = i - r * most;
-    const uint8_t* begin = part.begin_of(r);
-    const int shift = static_cast<int>(reinterpret_cast<uintptr_t>(begin) % 16);
-    if (pack * 16 >= shift + part.num_columns * 3) continue;
-    const uint8_t* from = begin - shift + pack * 16;
-    uint8_t* to = raw + r * stride + pack * 16;
-    if (end - from >= 16) {
-      copy_async(to, from);
-    } else {
-      for (int b = 0; b < end - from; ++b) to[b] = from[b];
+__device__ inline void copy_raw(const SourcePart& part, const ImageLayout& layout, uint8_t* raw) {
+  const int log2_packs = layout.log2_packs, step = kImageThreads >> log2_packs;
+  const int first = threadIdx.x >> log2_packs;
+  const int begin = (threadIdx.x & ((1 << log2_packs) - 1)) * 16;
+  const uint8_t* row = part.begin + first * part.row_bytes;
+  uint8_t* to = raw + first * layout.raw_stride;
+#pragma unroll 1
+  for (int r = first; r < part.num_rows; r += step) {
+    const int shift = static_cast<int>(reinterpret_cast<uintptr_t>(row)) & 15;
+#pragma unroll 1
+    for (int at = begin; at < shift + part.num_columns * 3; at += 16 << log2_packs) {
+      const uint8_t* from = row - shift + at;
+      if (part.end - from >= 16) {
+        copy_async(to + at, from);
+      } else {
+#pragma unroll 1
+        for (int b = 0; b < part.end - from; ++b) to[at + b] = from[b];
+      }
     }
+    row += step * part.row_bytes;
+    to += step * layout.raw_stride;
   }
   asm volatile("cp.async.commit_group;");
 }
@@ -83,7 +88,7 @@ struct RowInputs {
     const int lane = threadIdx.x % 32, line = lane / 4;
     this->raw = raw + line * stride + (base + lane % 4 * 4) * 3;
     shift = part.shift_of(line);
-    shift_step = static_cast<int>(part.row_bytes) * kTileLines & 15;
+    shift_step = (static_cast<int>(part.row_bytes) * kTileLines) & 15;
     if (kAligned) this->raw += shift;
   }
 
