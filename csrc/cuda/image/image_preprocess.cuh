@@ -68,8 +68,7 @@ __device__ inline void fill_all_weights(const ImageTarget& target, const ImageBl
     const int i = o < counts[0] ? 0 : 1;
     const bool valid = o < total;
     const int output = valid ? (i == 0 ? o : o - counts[0]) : 0;
-    double* weights =
-        scratch + i * counts[0] * layout.max_taps[0] + output * layout.max_taps[i];
+    double* weights = scratch + i * counts[0] * layout.max_taps[0] + output * layout.max_taps[i];
     const Digits digits{memory + layout.digits[i], base[i], layout.steps[i]};
     fill_weights(target.axis[target.down_first ? 1 - i : i], block.side[i], output, valid, lane,
                  1 << log2_lanes, weights, digits);
@@ -100,18 +99,19 @@ __device__ void first_pass(const ImageLayout& layout, const Share& share, const 
            });
 }
 
-// `place`: byte offsets of the outputs of both axes in shared memory, one of them from its beginning
-// on; at `nowhere` is room for what isn't wanted.
+// `place`: byte offsets of the outputs of both axes in shared memory, one of them from its
+// beginning on, above 2^30 if there is none; at `nowhere`, behind all others, is room for what
+// isn't wanted.
 template <class T>
 __device__ void second_pass(const ImageLayout& layout, const uint8_t* middle, const Digits& digits,
-                            const T* table, const int (&place)[2][kMaxOutputs], int area_bytes,
+                            const T* table, const uint32_t (&place)[2][kMaxOutputs], int area_bytes,
                             uint32_t nowhere) {
   const int columns = padded(layout.outputs[0]), stride = layout.middle_stride;
   const Share share(padded(layout.outputs[1]) / kTileOutputs);
   const int lane = threadIdx.x % 32, output = share.tile * kTileOutputs + lane / 4;
   const uint8_t* own = middle + lane / 4 * stride + digits.base[share.tile] + lane % 4 * 4;
-  const int places[2] = {place[1][output], place[1][output + 8]};
-  const bool valid[2] = {output < layout.outputs[1], output + 8 < layout.outputs[1]};
+  const uint32_t places[2] = {place[1][output], place[1][output + 8]};
+  const uint2* own_lines = reinterpret_cast<const uint2*>(place[0]) + lane % 4;
   const auto load = [&](int group, int step, Inputs& inputs) {
     const uint8_t* at = own + group * kTileLines * stride + step * kStepInputs;
 #pragma unroll
@@ -122,16 +122,12 @@ __device__ void second_pass(const ImageLayout& layout, const uint8_t* middle, co
   };
   const uint32_t entries = shared_address(table);
   constexpr int kStart = (kOvershoot << cpu::kWeightBits) + (1 << (cpu::kWeightBits - 1));
-  resample(digits.bytes, layout.steps[1], share,
-           (layout.outputs[0] + kTileLines - 1) / kTileLines, kStart, load,
-           [&](int group, const Sums(&sums)[3]) {
-             const int line = group * kTileLines + lane % 4 * 2;
-             const int2 lines = *reinterpret_cast<const int2*>(&place[0][line]);
+  resample(digits.bytes, layout.steps[1], share, (layout.outputs[0] + kTileLines - 1) / kTileLines,
+           kStart, load, [&](int group, const Sums(&sums)[3]) {
+             const uint2 lines = own_lines[group * (kTileLines / 2)];
 #pragma unroll
              for (int i = 0; i < 4; ++i) {
-               const bool wanted = valid[i / 2] && line + i % 2 < layout.outputs[0];
-               const uint32_t at = (i % 2 == 0 ? lines.x : lines.y) + places[i / 2];
-               uint32_t to = wanted ? at : nowhere;
+               uint32_t to = min((i % 2 == 0 ? lines.x : lines.y) + places[i / 2], nowhere);
 #pragma unroll
                for (int c = 0; c < 3; ++c, to += area_bytes) {
                  store_entry<T>(to, entries, c, sums[c].of[i]);
@@ -146,7 +142,7 @@ __global__ void __launch_bounds__(kImageThreads, 2)
   extern __shared__ __align__(16) uint8_t memory[];
   __shared__ __align__(kTableSize * sizeof(T)) T table[3 * kTableSize];
   __shared__ int base[2][kMaxOutputs / kTileOutputs];
-  __shared__ __align__(8) int place[2][kMaxOutputs];
+  __shared__ __align__(8) uint32_t place[2][kMaxOutputs];
   __shared__ ImageBlock block;
   const ImageTarget& target = find_target(p);
   const ImageLayout& layout = target.layout;
@@ -169,12 +165,10 @@ __global__ void __launch_bounds__(kImageThreads, 2)
     for (int w = threadIdx.x; w < num_packs; w += kImageThreads) packs[w] = uint4{};
   }
   const int across = block.patches.across, i = threadIdx.x % kMaxOutputs;
-  if (threadIdx.x < kMaxOutputs) {
-    place[target.down_first][i] = column_place(i, size) * sizeof(T);
-  } else {
-    place[1 - target.down_first][i] =
-        row_place(i, size, across) * sizeof(T) + shared_address(memory);
-  }
+  const int axis = threadIdx.x / kMaxOutputs, index = target.down_first ? 1 - axis : axis;
+  const uint32_t at = axis == 0 ? column_place(i, size) * sizeof(T)
+                                : row_place(i, size, across) * sizeof(T) + shared_address(memory);
+  place[index][i] = i < layout.outputs[index] ? at : 1u << 30;
   __syncthreads();
   extend_table(table);
   fill_all_weights(target, block, memory, base);

@@ -26,14 +26,14 @@ struct ImageAxis {
 // Byte offsets and strides in a block's shared memory. The finished pixels take the place of the
 // raw ones and the first axis' digits, the weights' scratch that of the values between the passes.
 struct ImageLayout {
-  int32_t outputs[2];        // of a block along the first and the second axis resampled
-  int32_t steps[2];          // of 32 inputs that the windows of 16 outputs span
+  int32_t outputs[2];  // of a block along the first and the second axis resampled
+  int32_t steps[2];    // of 32 inputs that the windows of 16 outputs span
   int32_t max_taps[2];
-  int32_t chunk_lines;       // lines that the first pass takes at once, a multiple of 8
-  int32_t raw_stride;        // bytes between rows of raw pixels
-  int32_t log2_packs;        // threads that copy a row, 16 bytes at once
-  int32_t raw_bytes;         // of a chunk; two lie at 0
-  int32_t middle_stride;     // between outputs of the first pass, lines of the second
+  int32_t chunk_lines;        // lines that the first pass takes at once, a multiple of 8
+  int32_t raw_stride;         // bytes between rows of raw pixels
+  int32_t log2_packs;         // threads that copy a row, 16 bytes at once
+  int32_t raw_bytes;          // of a chunk; two lie at 0
+  int32_t middle_stride;      // between outputs of the first pass, lines of the second
   int32_t middle, digits[2];  // offsets
   int32_t num_bytes;
 };

@@ -74,8 +74,8 @@ __device__ void store_entry(uint32_t to, uint32_t table, int c, int sum) {
 // patches in a row, 3, patch_size, patch_size]. Along an axis it has whole patches or lies in one.
 struct BlockPatches {
   int tile_x, tile_y;
-  int x, y, width, height;   // pixels in the tile
-  int across, down;          // patches
+  int x, y, width, height;  // pixels in the tile
+  int across, down;         // patches
 };
 
 // Offsets in there of the block's columns or rows.
@@ -95,12 +95,11 @@ __device__ void write_patches(const ImageLaunch& p, const ImageTarget& target,
   const int size = p.patch_size, area = size * size, run = block.across * 3 * area;
   const int patch_x = divide(block.x, size), patch_y = divide(block.y, size);
   const int64_t tile = target.first_tile + int64_t{block.tile_y} * target.cols + block.tile_x;
-  T* out = static_cast<T*>(p.out) +
-           ((tile * p.per_side + patch_y) * p.per_side + patch_x) * 3 * area;
+  T* out =
+      static_cast<T*>(p.out) + ((tile * p.per_side + patch_y) * p.per_side + patch_x) * 3 * area;
   const int step = p.per_side * 3 * area;
   constexpr int kPack = 16 / sizeof(T);
-  const bool whole =
-      block.width == block.across * size && block.height == block.down * size;
+  const bool whole = block.width == block.across * size && block.height == block.down * size;
   if (whole && (run | step) % kPack == 0 && reinterpret_cast<uintptr_t>(out) % 16 == 0) {
     for (int row = 0; row < block.down; ++row, out += step, pixels += run) {
       for (int i = threadIdx.x; i < run / kPack; i += kImageThreads) {

@@ -30,7 +30,8 @@ inline bool goes_down_first(const ImageAxis& x, const ImageAxis& y) {
 
 inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
-// Bytes between lines that eight lines' words, read at once, meet in no bank: an odd multiple of 16.
+// Bytes between lines that eight lines' words, read at once, meet in no bank: an odd multiple
+// of 16.
 inline int64_t line_bytes(int64_t inputs) { return round_up(inputs, 16) | 16; }
 
 // The most inputs that `count` neighbouring outputs need, from a multiple of 4 on.
@@ -72,7 +73,9 @@ inline ImageLayout make_layout(const ImageAxis& first, const ImageAxis& second, 
           {number(max_taps[0]), number(max_taps[1])},
           number(chunk),
           number(raw_stride),
-          raw_stride > 272 ? 5 : raw_stride > 144 ? 4 : 3,
+          raw_stride > 272   ? 5
+          : raw_stride > 144 ? 4
+                             : 3,
           number(raw),
           number(middle_stride),
           number(middle_at),
@@ -94,9 +97,9 @@ inline double cost_of(const ImageLayout& l, const ImageAxis& first, const ImageA
                         (55 + 30 * l.steps[0]);
   const double down = turns(l.outputs[1], (l.outputs[0] + 7) / 8) * (80 + 20 * l.steps[1]);
   const double copies = inputs0 * inputs1 * 3 / 512 / kImageWarps * 15;
-  const double weights = (l.outputs[0] * (100.0 + 30 * l.max_taps[0]) +
-                          l.outputs[1] * (100.0 + 30 * l.max_taps[1])) /
-                         kImageThreads;
+  const double weights =
+      (l.outputs[0] * (100.0 + 30 * l.max_taps[0]) + l.outputs[1] * (100.0 + 30 * l.max_taps[1])) /
+      kImageThreads;
   const double rest = 400 + 100 * chunks;
   const double crowded = l.num_bytes > 111000 ? 4.0 : l.num_bytes > 72500 ? 1.3 : 1.0;
   return crowded * (across + down + copies + weights + rest) / (l.outputs[0] * l.outputs[1]);

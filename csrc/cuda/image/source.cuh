@@ -14,7 +14,8 @@ struct SourcePart {
   int num_rows, num_columns;
 
   // The first lines of a block.
-  __device__ SourcePart(const ImageTarget& target, const BlockSide& first, const BlockSide& second) {
+  __device__ SourcePart(const ImageTarget& target, const BlockSide& first,
+                        const BlockSide& second) {
     const bool turned = target.down_first != 0;
     row_bytes = int64_t{target.axis[0].in_size} * 3;
     begin = target.pixels + (turned ? first : second).origin * row_bytes +
@@ -34,7 +35,8 @@ struct SourcePart {
   // Bytes by which row r begins behind a multiple of 16.
   __device__ int shift_of(int r) const {
     return (static_cast<uint32_t>(reinterpret_cast<uintptr_t>(begin)) +
-            static_cast<uint32_t>(row_bytes) * r) & 15;
+            static_cast<uint32_t>(row_bytes) * r) &
+           15;
   }
 };
 

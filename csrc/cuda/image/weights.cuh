@@ -29,8 +29,7 @@ __device__ inline ImageWindow window_of(const ImageAxis& axis, int output) {
 // a = -1/2.
 __device__ inline double bicubic(double x) {
   x = fabs(x);
-  const double near =
-      __dadd_rn(__dmul_rn(__dmul_rn(__dsub_rn(__dmul_rn(1.5, x), 2.5), x), x), 1.0);
+  const double near = __dadd_rn(__dmul_rn(__dmul_rn(__dsub_rn(__dmul_rn(1.5, x), 2.5), x), x), 1.0);
   const double far = __dmul_rn(
       __dsub_rn(__dmul_rn(__dadd_rn(__dmul_rn(__dsub_rn(x, 5.0), x), 8.0), x), 4.0), -0.5);
   return x < 1.0 ? near : x < 2.0 ? far : 0.0;
@@ -48,8 +47,8 @@ __device__ inline int to_fixed_point(double weight) {
   return static_cast<int>(__dadd_rn(scaled, weight < 0 ? -0.5 : 0.5));
 }
 
-// Outputs of a block along an axis, and the inputs that they need, from a multiple of 4 on: 12 bytes
-// of pixels are whole words.
+// Outputs of a block along an axis, and the inputs that they need, from a multiple of 4 on: 12
+// bytes of pixels are whole words.
 struct BlockSide {
   int begin, count;
   int origin, inputs;
@@ -64,14 +63,14 @@ struct BlockSide {
 // Where the weights of a block's outputs along an axis go.
 struct Digits {
   uint8_t* bytes;  // [tiles, steps, 3, 512], zeroed
-  int* base;       // [tiles], first input of a tile's steps, from the side's origin; of 4 a multiple
+  int* base;  // [tiles], first input of a tile's steps, from the side's origin; of 4 a multiple
   int steps;
 
-  __device__ uint8_t* row_of(int o) const {
+  __device__ uint8_t* row_of(unsigned o) const {
     return bytes + o / 16 * steps * kDigits * kDigitBytes + o % 8 * 64 + o % 16 / 8 * 4;
   }
   // An input counted from the tile's base.
-  __device__ static void put(uint8_t* row, int input, int weight) {
+  __device__ static void put(uint8_t* row, unsigned input, int weight) {
     uint8_t* to = row + input / 32 * kDigits * kDigitBytes + input % 16 / 4 * 16 +
                   input % 32 / 16 * 8 + input % 4;
 #pragma unroll
