@@ -1,5 +1,7 @@
 #include <algorithm>
+#include <atomic>
 
+#include "cuda/common/device.cuh"
 #include "cuda/image/image_plain.cuh"
 #include "cuda/image/image_preprocess.cuh"
 #include "cuda/image/plan.h"
@@ -32,6 +34,22 @@ int add_blocks(ImageTarget& target, int64_t tile_size, int first_block) {
   return first_block + static_cast<int>(tiles) * target.blocks_across * target.blocks_down;
 }
 
+// Lets the kernel have all shared memory, once per device.
+template <class T>
+cudaError_t prepare(int bytes) {
+  static std::atomic<uint64_t> prepared{0};
+  int device = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  const uint64_t bit = uint64_t{1} << device % kMaxDevices;
+  if (status != cudaSuccess || (prepared.load(std::memory_order_relaxed) & bit)) return status;
+  const auto kernel = image_preprocess_kernel<T>;
+  status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                cudaSharedmemCarveoutMaxShared);
+  if (status == cudaSuccess) status = allow_shared_memory<image_preprocess_kernel<T>>(bytes);
+  if (status == cudaSuccess) prepared.fetch_or(bit, std::memory_order_relaxed);
+  return status;
+}
+
 template <class T>
 cudaError_t launch_blocks(ImageLaunch& p, cudaStream_t stream) {
   if (p.num_targets == 0) return cudaSuccess;
@@ -46,14 +64,8 @@ cudaError_t launch_blocks(ImageLaunch& p, cudaStream_t stream) {
     num_blocks = add_blocks(p.targets[i], p.tile_size, num_blocks);
     num_bytes = std::max(num_bytes, p.targets[i].layout.num_bytes);
   }
-  const auto kernel = image_preprocess_kernel<T>;
-  const cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, num_bytes);
-  if (status != cudaSuccess) return status;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                       cudaSharedmemCarveoutMaxShared);
-  kernel<<<static_cast<unsigned>(num_blocks), kImageThreads, static_cast<size_t>(num_bytes),
-           stream>>>(p);
+  image_preprocess_kernel<T><<<static_cast<unsigned>(num_blocks), kImageThreads,
+                               static_cast<size_t>(num_bytes), stream>>>(p);
   p.num_targets = 0;
   return cudaGetLastError();
 }
@@ -70,26 +82,26 @@ cudaError_t launch_plain(ImageLaunch p, const ImageTarget& target, cudaStream_t 
 // One launch for every kMaxTargets targets.
 template <class T>
 cudaError_t launch_all(const ImagePreprocessWork& work, cudaStream_t stream) {
-  int device = 0, limit = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status != cudaSuccess) return status;
-  status = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (status != cudaSuccess) return status;
   constexpr int kStatic = 8192;  // the kernel's other shared memory
+  const int limit = device_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>() - kStatic;
+  cudaError_t status = prepare<T>(limit);
+  if (status != cudaSuccess) return status;
   ImageLaunch launch{};
   launch.tile_size = static_cast<int32_t>(work.tile_size);
   launch.patch_size = static_cast<int32_t>(work.patch_size);
   launch.per_side = static_cast<int32_t>(work.tile_size / work.patch_size);
   std::copy_n(work.mean_std, 6, launch.mean_std);
   launch.out = work.out;
+  const SideLengths sides(work.tile_size, work.patch_size);
   int64_t num_tiles = 0;
   for (int64_t i = 0; i < work.num_sources; ++i) {
     num_tiles += int64_t{work.sources[i].cols} * work.sources[i].rows;
   }
-  const int64_t most = num_tiles * work.tile_size * work.tile_size / 264;
+  const int64_t most = num_tiles * work.tile_size * work.tile_size /
+                       (2 * std::max(device_attribute<cudaDevAttrMultiProcessorCount>(), 1));
   for (int64_t i = 0; i < work.num_sources && status == cudaSuccess; ++i) {
     ImageTarget target = make_target(work.sources[i], work.tile_size);
-    if (!choose_layout(target, work.tile_size, work.patch_size, sizeof(T), most, limit - kStatic)) {
+    if (!choose_layout(target, sides, work.patch_size, sizeof(T), most, limit)) {
       status = launch_plain<T>(launch, target, stream);
       continue;
     }
