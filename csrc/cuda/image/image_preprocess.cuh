@@ -22,33 +22,39 @@ struct ImageBlock {
   BlockSide side[2];
 };
 
-__device__ inline const ImageTarget& find_target(const ImageLaunch& p) {
+// Finds the block's target, and which of its blocks this one is.
+__device__ inline const ImageTarget& find_target(const ImageLaunch& p, int& index) {
   int i = 0;
-  while (i + 1 < p.num_targets && static_cast<int>(blockIdx.x) >= p.targets[i + 1].first_block) ++i;
-  return p.targets[i];
+  index = static_cast<int>(blockIdx.x);
+  while (i + 1 < p.num_targets && index >= p.targets[i + 1].first_block) ++i;
+  index -= p.targets[i].first_block;
+  const uint32_t share = p.targets[i].share;
+  if (share == 0) return p.targets[i];
+  const auto before = static_cast<int>(__umulhi(index, share));
+  const bool own = static_cast<int>(__umulhi(index + 1, share)) > before;
+  index = own ? before : index - before;
+  return p.targets[own ? i : i + 1];
 }
 
 // Filled by two threads, one an axis.
-__device__ inline void locate(const ImageTarget& target, int tile_size, int size,
-                              ImageBlock& block) {
+__device__ inline void locate(const ImageTarget& target, int index, int size, ImageBlock& block) {
   if (threadIdx.x >= 2) return;
-  const int index = static_cast<int>(blockIdx.x) - target.first_block;
   const int row_blocks = target.cols * target.blocks_across;
   const int down_first = target.down_first, row = index / row_blocks;
   BlockPatches& patches = block.patches;
   if (threadIdx.x == 0) {
     const int column = index - row * row_blocks, width = target.layout.outputs[down_first];
-    patches.tile_x = column / target.blocks_across;
+    patches.tile_x = divide(column, target.blocks_across);
     patches.x = (column - patches.tile_x * target.blocks_across) * width;
     patches.width = width;
-    patches.across = (width + size - 1) / size;
+    patches.across = divide(width + size - 1, size);
     block.side[down_first] = BlockSide(target.axis[0], column * width, width);
   } else {
     const int height = target.layout.outputs[1 - down_first];
-    patches.tile_y = row / target.blocks_down;
+    patches.tile_y = divide(row, target.blocks_down);
     patches.y = (row - patches.tile_y * target.blocks_down) * height;
     patches.height = height;
-    patches.down = (height + size - 1) / size;
+    patches.down = divide(height + size - 1, size);
     block.side[1 - down_first] = BlockSide(target.axis[1], row * height, height);
   }
 }
@@ -83,18 +89,20 @@ template <class Load>
 __device__ void first_pass(const ImageLayout& layout, const Share& share, const SourcePart& part,
                            int num_lines, const uint8_t* raw, const Digits& digits,
                            uint8_t* middle) {
-  const int columns = padded(layout.outputs[0]), stride = layout.middle_stride;
+  const int columns = layout.outputs[0], stride = layout.middle_stride;
   const Load load(part, raw, layout.raw_stride, digits.base[share.tile]);
   const int lane = threadIdx.x % 32;
-  uint8_t* own = middle + (share.tile * kTileOutputs + lane / 4) * stride + lane % 4 * 2;
+  const int output = share.tile * kTileOutputs + lane / 4;
+  uint8_t* own = middle + output * stride + lane % 4 * 2;
   resample(digits.bytes, layout.steps[0], share, (num_lines + kTileLines - 1) / kTileLines,
            1 << (cpu::kWeightBits - 1), load, [&](int group, const Sums(&sums)[3]) {
              uint8_t* to = own + group * kTileLines;
 #pragma unroll
              for (int c = 0; c < 3; ++c, to += columns * stride) {
-               *reinterpret_cast<uint16_t*>(to) = rounded_pair(sums[c].of[0], sums[c].of[1]);
-               *reinterpret_cast<uint16_t*>(to + 8 * stride) =
-                   rounded_pair(sums[c].of[2], sums[c].of[3]);
+               const uint16_t pairs[2] = {rounded_pair(sums[c].of[0], sums[c].of[1]),
+                                          rounded_pair(sums[c].of[2], sums[c].of[3])};
+               if (output < columns) *reinterpret_cast<uint16_t*>(to) = pairs[0];
+               if (output + 8 < columns) *reinterpret_cast<uint16_t*>(to + 8 * stride) = pairs[1];
              }
            });
 }
@@ -106,7 +114,7 @@ template <class T>
 __device__ void second_pass(const ImageLayout& layout, const uint8_t* middle, const Digits& digits,
                             const T* table, const uint32_t (&place)[2][kMaxOutputs], int area_bytes,
                             uint32_t nowhere) {
-  const int columns = padded(layout.outputs[0]), stride = layout.middle_stride;
+  const int columns = layout.outputs[0], stride = layout.middle_stride;
   const Share share(padded(layout.outputs[1]) / kTileOutputs);
   const int lane = threadIdx.x % 32, output = share.tile * kTileOutputs + lane / 4;
   const uint8_t* own = middle + lane / 4 * stride + digits.base[share.tile] + lane % 4 * 4;
@@ -136,18 +144,23 @@ __device__ void second_pass(const ImageLayout& layout, const uint8_t* middle, co
            });
 }
 
-template <class T>
-__global__ void __launch_bounds__(kImageThreads, 2)
+// kBlocks share a multiprocessor.
+template <class T, int kBlocks>
+__global__ void __launch_bounds__(kImageThreads, kBlocks)
     image_preprocess_kernel(const __grid_constant__ ImageLaunch p) {
   extern __shared__ __align__(16) uint8_t memory[];
-  __shared__ __align__(kTableSize * sizeof(T)) T table[3 * kTableSize];
+  // Shared memory begins at an odd multiple of 1024.
+  constexpr int kChannel = kTableSize * static_cast<int>(sizeof(T));
+  __shared__ __align__(1024) uint8_t table_room[3 * kChannel + (kChannel > 1024 ? 1024 : 0)];
+  T* table = reinterpret_cast<T*>(table_room + (-shared_address(table_room) & (kChannel - 1)));
   __shared__ int base[2][kMaxOutputs / kTileOutputs];
   __shared__ __align__(8) uint32_t place[2][kMaxOutputs];
   __shared__ ImageBlock block;
-  const ImageTarget& target = find_target(p);
+  int index;
+  const ImageTarget& target = find_target(p, index);
   const ImageLayout& layout = target.layout;
   const int size = p.patch_size;
-  locate(target, p.tile_size, size, block);
+  locate(target, index, size, block);
   __syncthreads();
   const BlockSide &first = block.side[0], &second = block.side[1];
   uint8_t* middle = memory + layout.middle;
@@ -165,10 +178,10 @@ __global__ void __launch_bounds__(kImageThreads, 2)
     for (int w = threadIdx.x; w < num_packs; w += kImageThreads) packs[w] = uint4{};
   }
   const int across = block.patches.across, i = threadIdx.x % kMaxOutputs;
-  const int axis = threadIdx.x / kMaxOutputs, index = target.down_first ? 1 - axis : axis;
+  const int axis = threadIdx.x / kMaxOutputs, order = target.down_first ? 1 - axis : axis;
   const uint32_t at = axis == 0 ? column_place(i, size) * sizeof(T)
                                 : row_place(i, size, across) * sizeof(T) + shared_address(memory);
-  place[index][i] = i < layout.outputs[index] ? at : 1u << 30;
+  place[order][i] = i < layout.outputs[order] ? at : 1u << 30;
   __syncthreads();
   extend_table(table);
   fill_all_weights(target, block, memory, base);

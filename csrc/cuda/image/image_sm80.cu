@@ -21,53 +21,76 @@ ImageTarget make_target(const ImageSource& source, int64_t tile_size) {
   return target;
 }
 
-// Adds a target's blocks to those of a launch.
-int add_blocks(ImageTarget& target, int64_t tile_size, int first_block) {
+// Cuts a target into blocks; says how many.
+int cut(ImageTarget& target, int64_t tile_size) {
   const int x = target.down_first ? 1 : 0;
   const auto blocks = [&](int axis) {
     return static_cast<int32_t>(tile_size / target.layout.outputs[axis]);
   };
-  target.first_block = first_block;
   target.blocks_across = blocks(x);
   target.blocks_down = blocks(1 - x);
   const int64_t tiles = target.axis[1].out_size / tile_size * target.cols;
-  return first_block + static_cast<int>(tiles) * target.blocks_across * target.blocks_down;
+  return static_cast<int>(tiles) * target.blocks_across * target.blocks_down;
+}
+
+// Numbers the blocks of a launch; says how many.
+int number_blocks(ImageLaunch& p) {
+  int total = 0;
+  for (int i = 0; i < p.num_targets; ++i) {
+    ImageTarget& target = p.targets[i];
+    target.first_block = total;
+    total += cut(target, p.tile_size);
+    if (i + 1 == p.num_targets || target.pixels != p.targets[i + 1].pixels) continue;
+    const int own = total - target.first_block;
+    total += cut(p.targets[++i], p.tile_size);
+    p.targets[i].first_block = total;
+    target.share = static_cast<uint32_t>((int64_t{own} << 32) / (total - target.first_block) + 1);
+  }
+  return total;
 }
 
 // Lets the kernel have all shared memory, once per device.
-template <class T>
+template <class T, int kBlocks>
 cudaError_t prepare(int bytes) {
   static std::atomic<uint64_t> prepared{0};
   int device = 0;
   cudaError_t status = cudaGetDevice(&device);
   const uint64_t bit = uint64_t{1} << device % kMaxDevices;
   if (status != cudaSuccess || (prepared.load(std::memory_order_relaxed) & bit)) return status;
-  const auto kernel = image_preprocess_kernel<T>;
+  const auto kernel = image_preprocess_kernel<T, kBlocks>;
   status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                 cudaSharedmemCarveoutMaxShared);
-  if (status == cudaSuccess) status = allow_shared_memory<image_preprocess_kernel<T>>(bytes);
+  if (status == cudaSuccess) {
+    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  }
   if (status == cudaSuccess) prepared.fetch_or(bit, std::memory_order_relaxed);
   return status;
+}
+
+// Bytes of shared memory that a block can have beside the kernel's own.
+int shared_limit() { return device_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>() - 8192; }
+
+template <class T, int kBlocks>
+cudaError_t launch_as(const ImageLaunch& p, int num_blocks, int num_bytes, cudaStream_t stream) {
+  const cudaError_t status = prepare<T, kBlocks>(shared_limit());
+  if (status != cudaSuccess) return status;
+  image_preprocess_kernel<T, kBlocks><<<static_cast<unsigned>(num_blocks), kImageThreads,
+                                        static_cast<size_t>(num_bytes), stream>>>(p);
+  return cudaGetLastError();
 }
 
 template <class T>
 cudaError_t launch_blocks(ImageLaunch& p, cudaStream_t stream) {
   if (p.num_targets == 0) return cudaSuccess;
-  // Blocks that take long come first.
-  const auto length = [](const ImageTarget& t) {
-    return t.axis[0].scale * t.axis[1].scale * t.layout.outputs[0] * t.layout.outputs[1];
-  };
-  std::stable_sort(p.targets, p.targets + p.num_targets,
-                   [&](const auto& a, const auto& b) { return length(a) > length(b); });
-  int num_blocks = 0, num_bytes = 0;
+  const int num_blocks = number_blocks(p);
+  int num_bytes = 0;
   for (int i = 0; i < p.num_targets; ++i) {
-    num_blocks = add_blocks(p.targets[i], p.tile_size, num_blocks);
     num_bytes = std::max(num_bytes, p.targets[i].layout.num_bytes);
   }
-  image_preprocess_kernel<T><<<static_cast<unsigned>(num_blocks), kImageThreads,
-                               static_cast<size_t>(num_bytes), stream>>>(p);
+  const auto launch = num_bytes > kThirdOfShared ? launch_as<T, 2> : launch_as<T, 3>;
+  const cudaError_t status = launch(p, num_blocks, num_bytes, stream);
   p.num_targets = 0;
-  return cudaGetLastError();
+  return status;
 }
 
 template <class T>
@@ -82,10 +105,7 @@ cudaError_t launch_plain(ImageLaunch p, const ImageTarget& target, cudaStream_t 
 // One launch for every kMaxTargets targets.
 template <class T>
 cudaError_t launch_all(const ImagePreprocessWork& work, cudaStream_t stream) {
-  constexpr int kStatic = 8192;  // the kernel's other shared memory
-  const int limit = device_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>() - kStatic;
-  cudaError_t status = prepare<T>(limit);
-  if (status != cudaSuccess) return status;
+  cudaError_t status = cudaSuccess;
   ImageLaunch launch{};
   launch.tile_size = static_cast<int32_t>(work.tile_size);
   launch.patch_size = static_cast<int32_t>(work.patch_size);
@@ -101,7 +121,7 @@ cudaError_t launch_all(const ImagePreprocessWork& work, cudaStream_t stream) {
                        (2 * std::max(device_attribute<cudaDevAttrMultiProcessorCount>(), 1));
   for (int64_t i = 0; i < work.num_sources && status == cudaSuccess; ++i) {
     ImageTarget target = make_target(work.sources[i], work.tile_size);
-    if (!choose_layout(target, sides, work.patch_size, sizeof(T), most, limit)) {
+    if (!choose_layout(target, sides, work.patch_size, sizeof(T), most, shared_limit())) {
       status = launch_plain<T>(launch, target, stream);
       continue;
     }

@@ -8,11 +8,13 @@ namespace lightvl::cuda {
 
 constexpr int kImageWarps = 8;
 constexpr int kImageThreads = 32 * kImageWarps;
-constexpr int kMaxOutputs = 128;  // of a block along an axis
-constexpr int kTileOutputs = 16;  // of one matrix product
-constexpr int kStepInputs = 32;   // of one matrix product
-constexpr int kTileLines = 8;     // of one matrix product
-constexpr int kDigits = 3;        // 8-bit parts of a weight
+constexpr int kThirdOfShared = 72400;  // bytes that let three blocks share a multiprocessor
+constexpr int kHalfOfShared = 111000;  // and two
+constexpr int kMaxOutputs = 128;       // of a block along an axis
+constexpr int kTileOutputs = 16;       // of one matrix product
+constexpr int kStepInputs = 32;        // of one matrix product
+constexpr int kTileLines = 8;          // of one matrix product
+constexpr int kDigits = 3;             // 8-bit parts of a weight
 constexpr int kDigitBytes = kTileOutputs * kStepInputs;
 
 // One axis of a resize as Pillow sees it.
@@ -31,21 +33,24 @@ struct ImageLayout {
   int32_t max_taps[2];
   int32_t chunk_lines;        // lines that the first pass takes at once, a multiple of 8
   int32_t raw_stride;         // bytes between rows of raw pixels
-  int32_t log2_packs;         // threads that copy a row, 16 bytes at once
+  int32_t packs;              // of 16 bytes in a row, at most
   int32_t raw_bytes;          // of a chunk; two lie at 0
   int32_t middle_stride;      // between outputs of the first pass, lines of the second
   int32_t middle, digits[2];  // offsets
   int32_t num_bytes;
 };
 
-// A picture resized to a grid of tiles.
+// A picture resized to a grid of tiles. Its blocks go row by row through all tiles.
 struct ImageTarget {
   const uint8_t* pixels;  // [y.in_size, x.in_size, 3]
   ImageAxis axis[2];      // x, y
   int64_t first_tile;
-  int32_t cols;                        // tiles in a row
-  int32_t down_first;                  // order of the two passes
-  int32_t first_block;                 // of the launch; blocks go row by row through all tiles
+  int32_t cols;         // tiles in a row
+  int32_t down_first;   // order of the two passes
+  int32_t first_block;  // of the launch
+  // The next target reads the same picture: blocks of both take turns, so that what one has read is
+  // in the cache for the other. Of n blocks of both this one's are n * share / 2^32; 0: no next.
+  uint32_t share;
   int32_t blocks_across, blocks_down;  // of a tile
   ImageLayout layout;
 };

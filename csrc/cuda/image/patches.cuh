@@ -54,7 +54,7 @@ template <class T>
 __device__ void store_entry(uint32_t to, uint32_t table, int c, int sum) {
   constexpr unsigned kMask = (kTableSize - 1) * sizeof(T);
   const unsigned scaled = static_cast<unsigned>(sum) / ((1u << cpu::kWeightBits) / sizeof(T));
-  const uint32_t from = (scaled & kMask | table) + c * kTableSize * static_cast<int>(sizeof(T));
+  const uint32_t from = ((scaled & kMask) | table) + c * kTableSize * static_cast<int>(sizeof(T));
   if constexpr (sizeof(T) == 4) {
     uint32_t bits;
     asm("ld.shared.b32 %0, [%1];" : "=r"(bits) : "r"(from));

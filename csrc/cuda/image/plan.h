@@ -64,7 +64,7 @@ inline ImageLayout make_layout(const SidePlan& first, const SidePlan& second, bo
   const int64_t raw = raw_rows * raw_stride;
   const int64_t scratch = (first.outputs * first.max_taps + second.outputs * second.max_taps) * 8;
   const int64_t middle_stride = line_bytes(round_up(second.inputs, kTileLines));
-  const int64_t middle = std::max(3 * first.padded * middle_stride, round_up(scratch, 16));
+  const int64_t middle = std::max(3 * first.outputs * middle_stride, round_up(scratch, 16));
   const int64_t middle_at = std::max(2 * raw + first.digit_bytes, round_up(pixel_bytes, 16));
   const int64_t digits_at = middle_at + middle;
   // Products read inputs behind a line's end, with weights of zero.
@@ -77,9 +77,7 @@ inline ImageLayout make_layout(const SidePlan& first, const SidePlan& second, bo
           {number(first.max_taps), number(second.max_taps)},
           number(chunk),
           number(raw_stride),
-          raw_stride > 272   ? 5
-          : raw_stride > 144 ? 4
-                             : 3,
+          number(((down_first ? chunk : first.inputs) * 3 + 30) / 16),
           number(raw),
           number(middle_stride),
           number(middle_at),
@@ -103,8 +101,10 @@ inline double cost_of(const ImageLayout& l, const SidePlan& first, const SidePla
   const auto weights = static_cast<double>(first.outputs * (100 + 70 * first.max_taps) +
                                            second.outputs * (100 + 70 * second.max_taps)) /
                        kImageThreads;
-  const auto copies = static_cast<double>(first.inputs * second.inputs) * (3.0 * 30 / 512 / 8);
-  const double crowded = l.num_bytes > 111000 ? 4.0 : l.num_bytes > 72500 ? 1.05 : 1.0;
+  const auto copies = static_cast<double>(first.inputs * second.inputs) * (3.0 * 20 / 512 / 8);
+  const double crowded = l.num_bytes > kHalfOfShared    ? 4.0
+                         : l.num_bytes > kThirdOfShared ? 1.15
+                                                        : 1.0;
   return crowded *
          (across * (55.0 + 30.0 * static_cast<double>(first.steps)) +
           down * (80.0 + 20.0 * static_cast<double>(second.steps)) + weights + copies + 800 +

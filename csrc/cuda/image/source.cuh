@@ -10,17 +10,17 @@ namespace lightvl::cuda {
 // A rectangle of source pixels: the lines of a block that fit a chunk.
 struct SourcePart {
   const uint8_t *begin, *end;  // of the rectangle, of the picture
-  int64_t row_bytes;
+  uint32_t row_bytes;
   int num_rows, num_columns;
 
   // The first lines of a block.
   __device__ SourcePart(const ImageTarget& target, const BlockSide& first,
                         const BlockSide& second) {
     const bool turned = target.down_first != 0;
-    row_bytes = int64_t{target.axis[0].in_size} * 3;
-    begin = target.pixels + (turned ? first : second).origin * row_bytes +
-            (turned ? second : first).origin * 3;
-    end = target.pixels + target.axis[1].in_size * row_bytes;
+    row_bytes = static_cast<uint32_t>(target.axis[0].in_size) * 3;
+    begin = target.pixels + (turned ? second : first).origin * 3;
+    begin = row_of((turned ? first : second).origin);
+    end = target.pixels + uint64_t{row_bytes} * target.axis[1].in_size;
     num_rows = num_columns = first.inputs;
     take_lines(target, second.inputs);
   }
@@ -29,14 +29,15 @@ struct SourcePart {
   }
   // Goes on to the next lines, of which so many are left.
   __device__ void advance(const ImageTarget& target, int left) {
-    begin += target.layout.chunk_lines * (target.down_first ? 3 : row_bytes);
+    begin += uint64_t{target.down_first ? 3 : row_bytes} * target.layout.chunk_lines;
     take_lines(target, left);
+  }
+  __device__ const uint8_t* row_of(int r) const {
+    return begin + uint64_t{row_bytes} * static_cast<uint32_t>(r);
   }
   // Bytes by which row r begins behind a multiple of 16.
   __device__ int shift_of(int r) const {
-    return (static_cast<uint32_t>(reinterpret_cast<uintptr_t>(begin)) +
-            static_cast<uint32_t>(row_bytes) * r) &
-           15;
+    return (static_cast<uint32_t>(reinterpret_cast<uintptr_t>(begin)) + row_bytes * r) & 15;
   }
 };
 
@@ -47,26 +48,27 @@ __device__ inline void copy_async(void* to, const void* from) {
 
 // Copies the rows in aligned packs of 16 bytes, not behind the picture's end.
 __device__ inline void copy_raw(const SourcePart& part, const ImageLayout& layout, uint8_t* raw) {
-  const int log2_packs = layout.log2_packs, step = kImageThreads >> log2_packs;
-  const int first = threadIdx.x >> log2_packs;
-  const int begin = (threadIdx.x & ((1 << log2_packs) - 1)) * 16;
-  const uint8_t* row = part.begin + first * part.row_bytes;
-  uint8_t* to = raw + first * layout.raw_stride;
+  const int packs = layout.packs, bytes = part.num_columns * 3;
+  const int step = divide(kImageThreads, packs), more = kImageThreads - step * packs;
+  const bool inside = part.end - part.row_of(part.num_rows - 1) >= bytes + 16;
+  int r = divide(threadIdx.x, packs), pack = threadIdx.x - r * packs;
 #pragma unroll 1
-  for (int r = first; r < part.num_rows; r += step) {
+  while (r < part.num_rows) {
+    const uint8_t* row = part.row_of(r);
     const int shift = static_cast<int>(reinterpret_cast<uintptr_t>(row)) & 15;
-#pragma unroll 1
-    for (int at = begin; at < shift + part.num_columns * 3; at += 16 << log2_packs) {
-      const uint8_t* from = row - shift + at;
-      if (part.end - from >= 16) {
-        copy_async(to + at, from);
+    if (pack * 16 < shift + bytes) {
+      const uint8_t* from = row - shift + pack * 16;
+      uint8_t* to = raw + r * layout.raw_stride + pack * 16;
+      if (inside || part.end - from >= 16) {
+        copy_async(to, from);
       } else {
 #pragma unroll 1
-        for (int b = 0; b < part.end - from; ++b) to[at + b] = from[b];
+        for (int b = 0; b < part.end - from; ++b) to[b] = from[b];
       }
     }
-    row += step * part.row_bytes;
-    to += step * layout.raw_stride;
+    r += step;
+    pack += more;
+    if (pack >= packs) pack -= packs, ++r;
   }
   asm volatile("cp.async.commit_group;");
 }
