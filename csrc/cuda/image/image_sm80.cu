@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <atomic>
+#include <vector>
 
 #include "cuda/common/device.cuh"
 #include "cuda/image/image_plain.cuh"
@@ -102,26 +103,67 @@ cudaError_t launch_plain(ImageLaunch p, const ImageTarget& target, cudaStream_t 
   return cudaGetLastError();
 }
 
+// Chooses the blocks of a call's targets: those that let three share a multiprocessor if all of
+// them run at once then, else larger ones.
+class Plan {
+ public:
+  Plan(const ImagePreprocessWork& work, int64_t element_bytes)
+      : work_(work), element_bytes_(element_bytes), sides_(work.tile_size, work.patch_size) {
+    int64_t num_tiles = 0;
+    for (int64_t i = 0; i < work.num_sources; ++i) {
+      targets_.push_back(make_target(work.sources[i], work.tile_size));
+      num_tiles += int64_t{work.sources[i].cols} * work.sources[i].rows;
+    }
+    most_ = num_tiles * work.tile_size * work.tile_size / (2 * num_processors_);
+    if (!choose_small()) {
+      for (ImageTarget& target : targets_) {
+        if (!choose(target, kHalfOfShared) && !choose(target, shared_limit())) {
+          target.layout.num_bytes = 0;
+        }
+      }
+    }
+  }
+
+  // Of those that no block fits layout.num_bytes is 0.
+  const std::vector<ImageTarget>& targets() const { return targets_; }
+
+ private:
+  bool choose(ImageTarget& target, int64_t limit) const {
+    return choose_layout(target, sides_, work_.patch_size, element_bytes_, most_,
+                         std::min<int64_t>(limit, shared_limit()));
+  }
+  bool choose_small() {
+    int64_t num_blocks = 0;
+    for (ImageTarget& target : targets_) {
+      if (!choose(target, kThirdOfShared)) return false;
+      num_blocks += cut(target, work_.tile_size);
+      if (num_blocks > 3 * num_processors_) return false;
+    }
+    return true;
+  }
+
+  const ImagePreprocessWork& work_;
+  int64_t element_bytes_;
+  SideLengths sides_;
+  int64_t num_processors_ = std::max(device_attribute<cudaDevAttrMultiProcessorCount>(), 1);
+  int64_t most_;
+  std::vector<ImageTarget> targets_;
+};
+
 // One launch for every kMaxTargets targets.
 template <class T>
 cudaError_t launch_all(const ImagePreprocessWork& work, cudaStream_t stream) {
-  cudaError_t status = cudaSuccess;
   ImageLaunch launch{};
   launch.tile_size = static_cast<int32_t>(work.tile_size);
   launch.patch_size = static_cast<int32_t>(work.patch_size);
   launch.per_side = static_cast<int32_t>(work.tile_size / work.patch_size);
   std::copy_n(work.mean_std, 6, launch.mean_std);
   launch.out = work.out;
-  const SideLengths sides(work.tile_size, work.patch_size);
-  int64_t num_tiles = 0;
-  for (int64_t i = 0; i < work.num_sources; ++i) {
-    num_tiles += int64_t{work.sources[i].cols} * work.sources[i].rows;
-  }
-  const int64_t most = num_tiles * work.tile_size * work.tile_size /
-                       (2 * std::max(device_attribute<cudaDevAttrMultiProcessorCount>(), 1));
-  for (int64_t i = 0; i < work.num_sources && status == cudaSuccess; ++i) {
-    ImageTarget target = make_target(work.sources[i], work.tile_size);
-    if (!choose_layout(target, sides, work.patch_size, sizeof(T), most, shared_limit())) {
+  const Plan plan(work, sizeof(T));
+  cudaError_t status = cudaSuccess;
+  for (const ImageTarget& target : plan.targets()) {
+    if (status != cudaSuccess) return status;
+    if (target.layout.num_bytes == 0) {
       status = launch_plain<T>(launch, target, stream);
       continue;
     }

@@ -85,8 +85,7 @@ inline ImageLayout make_layout(const SidePlan& first, const SidePlan& second, bo
           number(std::max(digits_at + second.digit_bytes, beyond))};
 }
 
-// About the instructions of a block's warp for each output. What lets fewer blocks share a
-// multiprocessor costs more.
+// About the instructions of a block's warp for each output.
 inline double cost_of(const ImageLayout& l, const SidePlan& first, const SidePlan& second) {
   const auto turns = [](const SidePlan& side, int64_t groups) {
     const int64_t parts = kImageWarps / side.tiles();
@@ -102,11 +101,7 @@ inline double cost_of(const ImageLayout& l, const SidePlan& first, const SidePla
                                            second.outputs * (100 + 70 * second.max_taps)) /
                        kImageThreads;
   const auto copies = static_cast<double>(first.inputs * second.inputs) * (3.0 * 20 / 512 / 8);
-  const double crowded = l.num_bytes > kHalfOfShared    ? 4.0
-                         : l.num_bytes > kThirdOfShared ? 1.15
-                                                        : 1.0;
-  return crowded *
-         (across * (55.0 + 30.0 * static_cast<double>(first.steps)) +
+  return (across * (55.0 + 30.0 * static_cast<double>(first.steps)) +
           down * (80.0 + 20.0 * static_cast<double>(second.steps)) + weights + copies + 800 +
           100.0 * static_cast<double>(chunks)) /
          outputs;
