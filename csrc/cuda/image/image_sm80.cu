@@ -117,7 +117,7 @@ class Plan {
     most_ = num_tiles * work.tile_size * work.tile_size / (2 * num_processors_);
     if (!choose_small()) {
       for (ImageTarget& target : targets_) {
-        if (!choose(target, kHalfOfShared) && !choose(target, shared_limit())) {
+        if (!choose(target, kHalfOfShared, true) && !choose(target, shared_limit(), false)) {
           target.layout.num_bytes = 0;
         }
       }
@@ -128,14 +128,14 @@ class Plan {
   const std::vector<ImageTarget>& targets() const { return targets_; }
 
  private:
-  bool choose(ImageTarget& target, int64_t limit) const {
+  bool choose(ImageTarget& target, int64_t limit, bool whole) const {
     return choose_layout(target, sides_, work_.patch_size, element_bytes_, most_,
-                         std::min<int64_t>(limit, shared_limit()));
+                         std::min<int64_t>(limit, shared_limit()), whole);
   }
   bool choose_small() {
     int64_t num_blocks = 0;
     for (ImageTarget& target : targets_) {
-      if (!choose(target, kThirdOfShared)) return false;
+      if (!choose(target, kThirdOfShared, true)) return false;
       num_blocks += cut(target, work_.tile_size);
       if (num_blocks > 3 * num_processors_) return false;
     }

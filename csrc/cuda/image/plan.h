@@ -125,16 +125,17 @@ struct SideLengths {
   }
 };
 
-// Chooses target.layout; false if no block fits into `limit` bytes. `most` outputs a block keep the
-// GPU busy.
+// Chooses target.layout; false if no block fits into `limit` bytes, of whole patches if `whole`.
+// `most` outputs a block keep the GPU busy.
 inline bool choose_layout(ImageTarget& target, const SideLengths& sides, int64_t patch_size,
-                          int64_t element_bytes, int64_t most, int64_t limit) {
+                          int64_t element_bytes, int64_t most, int64_t limit, bool whole) {
   const bool down_first = target.down_first != 0;
   const ImageAxis &x = target.axis[down_first], &y = target.axis[1 - down_first];
   double best = INFINITY;
-  for (int a = 0; a < sides.count; ++a) {
+  const int count = whole ? sides.whole : sides.count;
+  for (int a = 0; a < count; ++a) {
     const SidePlan first(x, sides.lengths[a]);
-    for (int b = 0; b < sides.count; ++b) {
+    for (int b = 0; b < count; ++b) {
       if (best < INFINITY && std::max(a, b) >= sides.whole) break;
       const SidePlan second(y, sides.lengths[b]);
       if (first.outputs * second.outputs > most && b + 1 < sides.whole) continue;
