@@ -93,16 +93,16 @@ __device__ void first_pass(const ImageLayout& layout, const Share& share, const 
   const Load load(part, raw, layout.raw_stride, digits.base[share.tile]);
   const int lane = threadIdx.x % 32;
   const int output = share.tile * kTileOutputs + lane / 4;
-  uint8_t* own = middle + output * stride + lane % 4 * 2;
+  const uint32_t own = shared_address(middle) + output * stride + lane % 4 * 2;
   resample(digits.bytes, layout.steps[0], share, (num_lines + kTileLines - 1) / kTileLines,
            1 << (cpu::kWeightBits - 1), load, [&](int group, const Sums(&sums)[3]) {
-             uint8_t* to = own + group * kTileLines;
+             uint32_t to = own + group * kTileLines;
 #pragma unroll
              for (int c = 0; c < 3; ++c, to += columns * stride) {
                const uint16_t pairs[2] = {rounded_pair(sums[c].of[0], sums[c].of[1]),
                                           rounded_pair(sums[c].of[2], sums[c].of[3])};
-               if (output < columns) *reinterpret_cast<uint16_t*>(to) = pairs[0];
-               if (output + 8 < columns) *reinterpret_cast<uint16_t*>(to + 8 * stride) = pairs[1];
+               if (output < columns) store_shared(to, pairs[0]);
+               if (output + 8 < columns) store_shared(to + 8 * stride, pairs[1]);
              }
            });
 }

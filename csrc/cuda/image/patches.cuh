@@ -43,11 +43,6 @@ __device__ void extend_table(T* table) {
   channel[kOvershoot + 256 + i % kOvershoot] = channel[kOvershoot + 255];
 }
 
-// Addresses in shared memory as numbers: what is added to a pointer costs an instruction more.
-__device__ inline uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
 // The entry of channel c for a sum of weighted inputs, of which kOvershoot was added. `table` is a
 // multiple of a channel's bytes.
 template <class T>

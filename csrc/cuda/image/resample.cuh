@@ -36,6 +36,15 @@ __device__ inline uint16_t rounded_pair(int first, int second) {
   return static_cast<uint16_t>(result);
 }
 
+// Addresses in shared memory as numbers: what is added to a pointer costs an instruction more.
+__device__ inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ inline void store_shared(uint32_t to, uint16_t bits) {
+  asm volatile("st.shared.b16 [%0], %1;" ::"r"(to), "h"(bits));
+}
+
 // 32 inputs of 8 lines: those of line lane / 4 at 4 * (lane % 4) and 16 further, for each channel.
 using Inputs = uint32_t[3][2];
 
