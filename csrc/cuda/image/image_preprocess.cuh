@@ -22,23 +22,16 @@ struct ImageBlock {
   BlockSide side[2];
 };
 
-// Finds the block's target, and which of its blocks this one is.
-__device__ inline const ImageTarget& find_target(const ImageLaunch& p, int& index) {
+__device__ inline const ImageTarget& find_target(const ImageLaunch& p) {
   int i = 0;
-  index = static_cast<int>(blockIdx.x);
-  while (i + 1 < p.num_targets && index >= p.targets[i + 1].first_block) ++i;
-  index -= p.targets[i].first_block;
-  const uint32_t share = p.targets[i].share;
-  if (share == 0) return p.targets[i];
-  const auto before = static_cast<int>(__umulhi(index, share));
-  const bool own = static_cast<int>(__umulhi(index + 1, share)) > before;
-  index = own ? before : index - before;
-  return p.targets[own ? i : i + 1];
+  while (i + 1 < p.num_targets && static_cast<int>(blockIdx.x) >= p.targets[i + 1].first_block) ++i;
+  return p.targets[i];
 }
 
 // Filled by two threads, one an axis.
-__device__ inline void locate(const ImageTarget& target, int index, int size, ImageBlock& block) {
+__device__ inline void locate(const ImageTarget& target, int size, ImageBlock& block) {
   if (threadIdx.x >= 2) return;
+  const int index = static_cast<int>(blockIdx.x) - target.first_block;
   const int row_blocks = target.cols * target.blocks_across;
   const int down_first = target.down_first, row = index / row_blocks;
   BlockPatches& patches = block.patches;
@@ -149,18 +142,17 @@ template <class T, int kBlocks>
 __global__ void __launch_bounds__(kImageThreads, kBlocks)
     image_preprocess_kernel(const __grid_constant__ ImageLaunch p) {
   extern __shared__ __align__(16) uint8_t memory[];
-  // Shared memory begins at an odd multiple of 1024.
+  // A channel's entries begin at a multiple of their size; larger alignments than 1024 aren't kept.
   constexpr int kChannel = kTableSize * static_cast<int>(sizeof(T));
   __shared__ __align__(1024) uint8_t table_room[3 * kChannel + (kChannel > 1024 ? 1024 : 0)];
   T* table = reinterpret_cast<T*>(table_room + (-shared_address(table_room) & (kChannel - 1)));
   __shared__ int base[2][kMaxOutputs / kTileOutputs];
   __shared__ __align__(8) uint32_t place[2][kMaxOutputs];
   __shared__ ImageBlock block;
-  int index;
-  const ImageTarget& target = find_target(p, index);
+  const ImageTarget& target = find_target(p);
   const ImageLayout& layout = target.layout;
   const int size = p.patch_size;
-  locate(target, index, size, block);
+  locate(target, size, block);
   __syncthreads();
   const BlockSide &first = block.side[0], &second = block.side[1];
   uint8_t* middle = memory + layout.middle;

@@ -34,18 +34,17 @@ int cut(ImageTarget& target, int64_t tile_size) {
   return static_cast<int>(tiles) * target.blocks_across * target.blocks_down;
 }
 
-// Numbers the blocks of a launch; says how many.
+// Numbers the blocks of a launch, those that take long first; says how many.
 int number_blocks(ImageLaunch& p) {
+  const auto length = [](const ImageTarget& t) {
+    return t.axis[0].scale * t.axis[1].scale * t.layout.outputs[0] * t.layout.outputs[1];
+  };
+  std::stable_sort(p.targets, p.targets + p.num_targets,
+                   [&](const auto& a, const auto& b) { return length(a) > length(b); });
   int total = 0;
   for (int i = 0; i < p.num_targets; ++i) {
-    ImageTarget& target = p.targets[i];
-    target.first_block = total;
-    total += cut(target, p.tile_size);
-    if (i + 1 == p.num_targets || target.pixels != p.targets[i + 1].pixels) continue;
-    const int own = total - target.first_block;
-    total += cut(p.targets[++i], p.tile_size);
     p.targets[i].first_block = total;
-    target.share = static_cast<uint32_t>((int64_t{own} << 32) / (total - target.first_block) + 1);
+    total += cut(p.targets[i], p.tile_size);
   }
   return total;
 }
@@ -69,7 +68,10 @@ cudaError_t prepare(int bytes) {
 }
 
 // Bytes of shared memory that a block can have beside the kernel's own.
-int shared_limit() { return device_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>() - 8192; }
+int shared_limit() {
+  constexpr int kOwn = 10 << 10;
+  return device_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>() - kOwn;
+}
 
 template <class T, int kBlocks>
 cudaError_t launch_as(const ImageLaunch& p, int num_blocks, int num_bytes, cudaStream_t stream) {

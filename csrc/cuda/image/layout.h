@@ -45,12 +45,9 @@ struct ImageTarget {
   const uint8_t* pixels;  // [y.in_size, x.in_size, 3]
   ImageAxis axis[2];      // x, y
   int64_t first_tile;
-  int32_t cols;         // tiles in a row
-  int32_t down_first;   // order of the two passes
-  int32_t first_block;  // of the launch
-  // The next target reads the same picture: blocks of both take turns, so that what one has read is
-  // in the cache for the other. Of n blocks of both this one's are n * share / 2^32; 0: no next.
-  uint32_t share;
+  int32_t cols;                        // tiles in a row
+  int32_t down_first;                  // order of the two passes
+  int32_t first_block;                 // of the launch
   int32_t blocks_across, blocks_down;  // of a tile
   ImageLayout layout;
 };
