@@ -131,10 +131,11 @@ inline bool choose_layout(ImageTarget& target, const SideLengths& sides, int64_t
                           int64_t element_bytes, int64_t most, int64_t limit, bool whole) {
   const bool down_first = target.down_first != 0;
   const ImageAxis &x = target.axis[down_first], &y = target.axis[1 - down_first];
-  double best = INFINITY;
   const int count = whole ? sides.whole : sides.count;
+  double best = INFINITY;
   for (int a = 0; a < count; ++a) {
     const SidePlan first(x, sides.lengths[a]);
+    double last = INFINITY;
     for (int b = 0; b < count; ++b) {
       if (best < INFINITY && std::max(a, b) >= sides.whole) break;
       const SidePlan second(y, sides.lengths[b]);
@@ -142,15 +143,19 @@ inline bool choose_layout(ImageTarget& target, const SideLengths& sides, int64_t
       const int64_t pixels =
           round_up(first.outputs, patch_size) * round_up(second.outputs, patch_size) +
           patch_size * patch_size;
-      for (const int64_t chunk : {64, 32, 16}) {
-        const ImageLayout layout =
-            make_layout(first, second, down_first, chunk, 3 * pixels * element_bytes);
-        if (layout.num_bytes > limit) continue;
-        const double cost = cost_of(layout, first, second);
-        if (cost >= best) continue;
-        best = cost;
-        target.layout = layout;
-      }
+      ImageLayout layout;
+      int64_t chunk = 128;
+      do {
+        chunk /= 2;
+        layout = make_layout(first, second, down_first, chunk, 3 * pixels * element_bytes);
+      } while (chunk > 16 && layout.num_bytes > limit);
+      if (layout.num_bytes > limit) continue;
+      const double cost = cost_of(layout, first, second);
+      if (cost > last) break;  // shorter ones cost even more
+      last = cost;
+      if (cost >= best) continue;
+      best = cost;
+      target.layout = layout;
     }
   }
   return best < INFINITY;
