@@ -27,7 +27,7 @@ __device__ inline int rounded(int sum) { return min(max(sum >> cpu::kWeightBits,
 template <class T>
 __global__ void __launch_bounds__(kImageThreads)
     image_plain_kernel(const __grid_constant__ ImageLaunch p) {
-  __shared__ T table[3 * 256];
+  __shared__ T table[3 * kTableSize];
   fill_table(p, table);
   __syncthreads();
   const ImageTarget& target = p.targets[0];
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kImageThreads)
       target.first_tile + int64_t{at[1] / p.tile_size} * target.cols + at[0] / p.tile_size;
   const int64_t patch = (tile * per_side + y / size) * per_side + x / size;
   T* out = static_cast<T*>(p.out) + patch * 3 * area + y % size * size + x % size;
-  for (int c = 0; c < 3; ++c) out[c * area] = table[c * 256 + rounded(sum[c])];
+  for (int c = 0; c < 3; ++c) out[c * area] = table[c * kTableSize + kOvershoot + rounded(sum[c])];
 }
 
 }  // namespace lightvl::cuda

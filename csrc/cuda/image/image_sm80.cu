@@ -1,5 +1,8 @@
 #include <algorithm>
+#include <atomic>
+#include <vector>
 
+#include "cuda/common/device.cuh"
 #include "cuda/image/image_plain.cuh"
 #include "cuda/image/image_preprocess.cuh"
 #include "cuda/image/plan.h"
@@ -19,44 +22,78 @@ ImageTarget make_target(const ImageSource& source, int64_t tile_size) {
   return target;
 }
 
-// Adds a target's blocks to those of a launch.
-int add_blocks(ImageTarget& target, int64_t tile_size, int first_block) {
+// Cuts a target into blocks; says how many.
+int cut(ImageTarget& target, int64_t tile_size) {
   const int x = target.down_first ? 1 : 0;
   const auto blocks = [&](int axis) {
-    return static_cast<int32_t>((tile_size + target.layout.outputs[axis] - 1) /
-                                target.layout.outputs[axis]);
+    return static_cast<int32_t>(tile_size / target.layout.outputs[axis]);
   };
-  target.first_block = first_block;
   target.blocks_across = blocks(x);
   target.blocks_down = blocks(1 - x);
   const int64_t tiles = target.axis[1].out_size / tile_size * target.cols;
-  return first_block + static_cast<int>(tiles) * target.blocks_across * target.blocks_down;
+  return static_cast<int>(tiles) * target.blocks_across * target.blocks_down;
 }
 
-template <class T>
-cudaError_t launch_blocks(ImageLaunch& p, cudaStream_t stream) {
-  if (p.num_targets == 0) return cudaSuccess;
-  // Blocks that take long come first.
+// Numbers the blocks of a launch, those that take long first; says how many.
+int number_blocks(ImageLaunch& p) {
   const auto length = [](const ImageTarget& t) {
     return t.axis[0].scale * t.axis[1].scale * t.layout.outputs[0] * t.layout.outputs[1];
   };
   std::stable_sort(p.targets, p.targets + p.num_targets,
                    [&](const auto& a, const auto& b) { return length(a) > length(b); });
-  int num_blocks = 0, num_bytes = 0;
+  int total = 0;
   for (int i = 0; i < p.num_targets; ++i) {
-    num_blocks = add_blocks(p.targets[i], p.tile_size, num_blocks);
+    p.targets[i].first_block = total;
+    total += cut(p.targets[i], p.tile_size);
+  }
+  return total;
+}
+
+// Lets the kernel have all shared memory, once per device.
+template <class T, int kBlocks>
+cudaError_t prepare(int bytes) {
+  static std::atomic<uint64_t> prepared{0};
+  int device = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  const uint64_t bit = uint64_t{1} << device % kMaxDevices;
+  if (status != cudaSuccess || (prepared.load(std::memory_order_relaxed) & bit)) return status;
+  const auto kernel = image_preprocess_kernel<T, kBlocks>;
+  status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                cudaSharedmemCarveoutMaxShared);
+  if (status == cudaSuccess) {
+    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  }
+  if (status == cudaSuccess) prepared.fetch_or(bit, std::memory_order_relaxed);
+  return status;
+}
+
+// Bytes of shared memory that a block can have beside the kernel's own.
+int shared_limit() {
+  constexpr int kOwn = 10 << 10;
+  return device_attribute<cudaDevAttrMaxSharedMemoryPerBlockOptin>() - kOwn;
+}
+
+template <class T, int kBlocks>
+cudaError_t launch_as(const ImageLaunch& p, int num_blocks, int num_bytes, cudaStream_t stream) {
+  const cudaError_t status = prepare<T, kBlocks>(shared_limit());
+  if (status != cudaSuccess) return status;
+  image_preprocess_kernel<T, kBlocks><<<static_cast<unsigned>(num_blocks), kImageThreads,
+                                        static_cast<size_t>(num_bytes), stream>>>(p);
+  return cudaGetLastError();
+}
+
+template <class T>
+cudaError_t launch_blocks(ImageLaunch& p, cudaStream_t stream) {
+  if (p.num_targets == 0) return cudaSuccess;
+  const int num_blocks = number_blocks(p);
+  int num_bytes = 0;
+  for (int i = 0; i < p.num_targets; ++i) {
     num_bytes = std::max(num_bytes, p.targets[i].layout.num_bytes);
   }
-  const auto kernel = image_preprocess_kernel<T>;
-  const cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, num_bytes);
-  if (status != cudaSuccess) return status;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                       cudaSharedmemCarveoutMaxShared);
-  kernel<<<static_cast<unsigned>(num_blocks), kImageThreads, static_cast<size_t>(num_bytes),
-           stream>>>(p);
+  const auto launch = num_bytes > kThirdOfShared ? launch_as<T, 2> : launch_as<T, 3>;
+  const cudaError_t status = launch(p, num_blocks, num_bytes, stream);
   p.num_targets = 0;
-  return cudaGetLastError();
+  return status;
 }
 
 template <class T>
@@ -68,23 +105,67 @@ cudaError_t launch_plain(ImageLaunch p, const ImageTarget& target, cudaStream_t 
   return cudaGetLastError();
 }
 
+// Chooses the blocks of a call's targets: those that let three share a multiprocessor if all of
+// them run at once then, else larger ones.
+class Plan {
+ public:
+  Plan(const ImagePreprocessWork& work, int64_t element_bytes)
+      : work_(work), element_bytes_(element_bytes), sides_(work.tile_size, work.patch_size) {
+    int64_t num_tiles = 0;
+    for (int64_t i = 0; i < work.num_sources; ++i) {
+      targets_.push_back(make_target(work.sources[i], work.tile_size));
+      num_tiles += int64_t{work.sources[i].cols} * work.sources[i].rows;
+    }
+    most_ = num_tiles * work.tile_size * work.tile_size / (2 * num_processors_);
+    if (!choose_small()) {
+      for (ImageTarget& target : targets_) {
+        if (!choose(target, kHalfOfShared, true) && !choose(target, shared_limit(), false)) {
+          target.layout.num_bytes = 0;
+        }
+      }
+    }
+  }
+
+  // Of those that no block fits layout.num_bytes is 0.
+  const std::vector<ImageTarget>& targets() const { return targets_; }
+
+ private:
+  bool choose(ImageTarget& target, int64_t limit, bool whole) const {
+    return choose_layout(target, sides_, work_.patch_size, element_bytes_, most_,
+                         std::min<int64_t>(limit, shared_limit()), whole);
+  }
+  bool choose_small() {
+    int64_t num_blocks = 0;
+    for (ImageTarget& target : targets_) {
+      if (!choose(target, kThirdOfShared, true)) return false;
+      num_blocks += cut(target, work_.tile_size);
+      if (num_blocks > 3 * num_processors_) return false;
+    }
+    return true;
+  }
+
+  const ImagePreprocessWork& work_;
+  int64_t element_bytes_;
+  SideLengths sides_;
+  int64_t num_processors_ = std::max(device_attribute<cudaDevAttrMultiProcessorCount>(), 1);
+  int64_t most_;
+  std::vector<ImageTarget> targets_;
+};
+
 // One launch for every kMaxTargets targets.
 template <class T>
 cudaError_t launch_all(const ImagePreprocessWork& work, cudaStream_t stream) {
-  int device = 0, limit = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status != cudaSuccess) return status;
-  status = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (status != cudaSuccess) return status;
-  constexpr int kStatic = 4096;  // table and bases
   ImageLaunch launch{};
   launch.tile_size = static_cast<int32_t>(work.tile_size);
   launch.patch_size = static_cast<int32_t>(work.patch_size);
+  launch.per_side = static_cast<int32_t>(work.tile_size / work.patch_size);
   std::copy_n(work.mean_std, 6, launch.mean_std);
   launch.out = work.out;
-  for (int64_t i = 0; i < work.num_sources && status == cudaSuccess; ++i) {
-    ImageTarget target = make_target(work.sources[i], work.tile_size);
-    if (!choose_layout(target, work.tile_size, work.patch_size, limit - kStatic)) {
+  const Plan plan(work, sizeof(T));
+  cudaError_t status = cudaSuccess;
+  for (const ImageTarget& target : plan.targets()) {
+    if (status != cudaSuccess) return status;
+    if (target.layout.num_bytes == 0) {
       status = launch_plain<T>(launch, target, stream);
       continue;
     }

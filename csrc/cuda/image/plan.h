@@ -30,98 +30,132 @@ inline bool goes_down_first(const ImageAxis& x, const ImageAxis& y) {
 
 inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
-// Bytes of a line: lines begin at odd multiples of 16 bytes, so that eight of them read at once
-// meet in no bank.
+// Bytes between lines that eight lines' words, read at once, meet in no bank: an odd multiple
+// of 16.
 inline int64_t line_bytes(int64_t inputs) { return round_up(inputs, 16) | 16; }
 
-// The most inputs that `count` neighbouring outputs need.
+// The most inputs that `count` neighbouring outputs need, from a multiple of 4 on.
 inline int64_t most_inputs(const ImageAxis& axis, int64_t count) {
   const double span = (static_cast<double>(count) - 1) * axis.scale + 2 * axis.support;
-  return std::min<int64_t>(static_cast<int64_t>(span) + 2, axis.in_size);
+  return std::min<int64_t>(static_cast<int64_t>(span) + 1, axis.in_size) + 3;
 }
 
-// The layout of blocks of outputs[0] x outputs[1], along the first and the second axis resampled.
-inline ImageLayout make_layout(const ImageAxis& first, const ImageAxis& second, bool down_first,
-                               int64_t outputs0, int64_t outputs1, int64_t chunk) {
-  const int64_t inputs[2] = {most_inputs(first, outputs0), most_inputs(second, outputs1)};
-  const ImageAxis* axis[2] = {&first, &second};
-  const int64_t outputs[2] = {outputs0, outputs1};
-  int64_t padded[2], steps[2], max_taps[2], digits[2], scratch = 0;
-  for (int i = 0; i < 2; ++i) {
-    padded[i] = round_up(outputs[i], kTileOutputs);
-    // Windows of a product begin at a multiple of 4, up to 3 inputs early.
-    steps[i] = (most_inputs(*axis[i], kTileOutputs) + 3 + kStepInputs - 1) / kStepInputs;
-    max_taps[i] = static_cast<int64_t>(std::ceil(axis[i]->support)) * 2 + 1;
-    digits[i] = padded[i] / kTileOutputs * steps[i] * kDigits * kDigitWords * 4;
-    scratch += outputs[i] * max_taps[i] * 8;
-  }
-  const int64_t raw_rows = down_first ? inputs[0] : chunk;
-  const int64_t raw_columns = down_first ? chunk : inputs[0];
-  const int64_t raw_stride = round_up(raw_columns * 3 + 15, 16) + 16;
-  const int64_t raw = std::max(raw_rows * raw_stride, 3 * padded[0] * padded[1]);
-  const int64_t line_stride = line_bytes(inputs[0] + 3);
-  const int64_t line = std::max(3 * chunk * line_stride + steps[0] * kStepInputs, scratch);
-  const int64_t middle_stride = line_bytes(round_up(inputs[1], chunk));
-  const int64_t middle = round_up(3 * padded[0], 16) * middle_stride + steps[1] * kStepInputs;
-  const int64_t line_at = round_up(raw, 16), middle_at = round_up(line_at + line, 16);
-  const int64_t digits_at = round_up(middle_at + middle, 16);
+// What blocks of so many outputs along an axis need.
+struct SidePlan {
+  int64_t outputs, padded, inputs, steps, max_taps, digit_bytes;
+
+  SidePlan() = default;
+  SidePlan(const ImageAxis& axis, int64_t outputs)
+      : outputs(outputs),
+        padded(round_up(outputs, kTileOutputs)),
+        inputs(most_inputs(axis, outputs)),
+        steps((most_inputs(axis, kTileOutputs) + kStepInputs - 1) / kStepInputs),
+        max_taps(static_cast<int64_t>(std::ceil(axis.support)) * 2 + 1),
+        digit_bytes(padded / kTileOutputs * steps * kDigits * kDigitBytes) {}
+
+  int64_t tiles() const { return padded / kTileOutputs; }
+};
+
+// The layout of blocks of two sides, along the first and the second axis resampled.
+inline ImageLayout make_layout(const SidePlan& first, const SidePlan& second, bool down_first,
+                               int64_t chunk, int64_t pixel_bytes) {
+  const int64_t raw_rows = down_first ? first.inputs : chunk;
+  const int64_t raw_stride = line_bytes((down_first ? chunk : first.inputs) * 3 + 15);
+  const int64_t raw = raw_rows * raw_stride;
+  const int64_t scratch = (first.outputs * first.max_taps + second.outputs * second.max_taps) * 8;
+  const int64_t middle_stride = line_bytes(round_up(second.inputs, kTileLines));
+  const int64_t middle = std::max(3 * first.outputs * middle_stride, round_up(scratch, 16));
+  const int64_t middle_at = std::max(2 * raw + first.digit_bytes, round_up(pixel_bytes, 16));
+  const int64_t digits_at = middle_at + middle;
+  // Products read inputs behind a line's end, with weights of zero.
+  const int64_t beyond = 2 * raw + (down_first ? kStepInputs * raw_stride : kStepInputs * 3);
   const auto number = [](int64_t value) {
     return static_cast<int32_t>(std::min<int64_t>(value, 1 << 30));
   };
-  return {{number(outputs0), number(outputs1)},
-          {number(steps[0]), number(steps[1])},
-          {number(max_taps[0]), number(max_taps[1])},
+  return {{number(first.outputs), number(second.outputs)},
+          {number(first.steps), number(second.steps)},
+          {number(first.max_taps), number(second.max_taps)},
           number(chunk),
           number(raw_stride),
-          number(line_stride),
+          number(((down_first ? chunk : first.inputs) * 3 + 30) / 16),
+          number(raw),
           number(middle_stride),
-          number(line_at),
           number(middle_at),
-          {number(digits_at), number(digits_at + digits[0])},
-          number(digits_at + digits[0] + digits[1])};
+          {number(2 * raw), number(digits_at)},
+          number(std::max(digits_at + second.digit_bytes, beyond))};
 }
 
-// About the instructions of a block for each of its outputs.
-inline double cost_of(const ImageLayout& l, const ImageAxis& first, const ImageAxis& second) {
-  const auto inputs0 = static_cast<double>(most_inputs(first, l.outputs[0]));
-  const auto inputs1 = static_cast<double>(most_inputs(second, l.outputs[1]));
-  const double tiles0 = (l.outputs[0] + 7) / 8, tiles1 = (l.outputs[1] + 7) / 8;
-  const double groups0 = 3 * std::ceil(inputs1 / l.chunk_lines) * l.chunk_lines / 16;
-  const double groups1 = std::ceil(3 * tiles0 / 2);
-  const double products =
-      groups0 * tiles0 * (22 + 8 * l.steps[0]) + groups1 * tiles1 * (22 + 8 * l.steps[1]);
-  const double loads = inputs0 * inputs1 / 128 * 25;
-  const double waits = 800 * std::ceil(inputs1 / l.chunk_lines);
-  const double weights = 600 + 60.0 * (l.max_taps[0] + l.max_taps[1]);
-  const double crowded = l.num_bytes > 108 << 10 ? 2.0 : l.num_bytes > 72 << 10 ? 1.3 : 1.0;
-  return crowded * (products + loads + weights + waits) / (l.outputs[0] * l.outputs[1]);
-}
-
-// Chooses target.layout; false if no block fits into `limit` bytes.
-inline bool choose_layout(ImageTarget& target, int64_t tile_size, int64_t patch_size,
-                          int64_t limit) {
-  const ImageAxis &first = target.axis[target.down_first],
-                  second = target.axis[1 - target.down_first];
-  int64_t side = std::min<int64_t>(kMaxOutputs, tile_size);
-  for (int64_t n = side / patch_size; n > 0; --n) {
-    if (tile_size % (n * patch_size) != 0) continue;
-    side = n * patch_size;
-    break;
-  }
-  // Where windows are narrow, smaller blocks never pay.
-  const auto smaller = [](const ImageAxis& axis, int64_t outputs) {
-    return axis.scale > 3.0 && outputs > 8 ? (outputs + 1) / 2 : 0;
+// About the instructions of a block's warp for each output.
+inline double cost_of(const ImageLayout& l, const SidePlan& first, const SidePlan& second) {
+  const auto turns = [](const SidePlan& side, int64_t groups) {
+    const int64_t parts = kImageWarps / side.tiles();
+    return static_cast<double>((groups + parts - 1) / parts);
   };
+  const int64_t chunks = second.inputs / l.chunk_lines;
+  const int64_t rest = second.inputs - chunks * l.chunk_lines;
+  const double across = static_cast<double>(chunks) * turns(first, l.chunk_lines / kTileLines) +
+                        turns(first, (rest + kTileLines - 1) / kTileLines);
+  const double down = turns(second, (first.outputs + kTileLines - 1) / kTileLines);
+  const auto outputs = static_cast<double>(first.outputs * second.outputs);
+  const auto weights = static_cast<double>(first.outputs * (100 + 70 * first.max_taps) +
+                                           second.outputs * (100 + 70 * second.max_taps)) /
+                       kImageThreads;
+  const auto copies = static_cast<double>(first.inputs * second.inputs) * (3.0 * 20 / 512 / 8);
+  return (across * (55.0 + 30.0 * static_cast<double>(first.steps)) +
+          down * (80.0 + 20.0 * static_cast<double>(second.steps)) + weights + copies + 800 +
+          100.0 * static_cast<double>(chunks)) /
+         outputs;
+}
+
+// The sides that blocks may have: whole patches, else parts of one; longest first.
+struct SideLengths {
+  int64_t lengths[2 * kMaxOutputs];
+  int count = 0, whole = 0;
+
+  SideLengths(int64_t tile_size, int64_t patch_size) {
+    const auto per_side = static_cast<int>(tile_size / patch_size);
+    const auto size = static_cast<int>(patch_size);
+    for (int n = std::min(kMaxOutputs / size, per_side); n > 0; --n) {
+      if (per_side % n == 0) lengths[count++] = n * patch_size;
+    }
+    whole = count;
+    for (int n = std::min(kMaxOutputs, size - 1); n > 0; --n) {
+      if (size % n == 0) lengths[count++] = n;
+    }
+  }
+};
+
+// Chooses target.layout; false if no block fits into `limit` bytes, of whole patches if `whole`.
+// `most` outputs a block keep the GPU busy.
+inline bool choose_layout(ImageTarget& target, const SideLengths& sides, int64_t patch_size,
+                          int64_t element_bytes, int64_t most, int64_t limit, bool whole) {
+  const bool down_first = target.down_first != 0;
+  const ImageAxis &x = target.axis[down_first], &y = target.axis[1 - down_first];
+  const int count = whole ? sides.whole : sides.count;
   double best = INFINITY;
-  for (int64_t a = side; a > 0; a = smaller(first, a)) {
-    for (int64_t b = side; b > 0; b = smaller(second, b)) {
-      for (const int64_t chunk : {64, 48, 32, 16}) {
-        const ImageLayout layout = make_layout(first, second, target.down_first != 0, a, b, chunk);
-        const double cost = cost_of(layout, first, second);
-        if (layout.num_bytes > limit || cost >= best) continue;
-        best = cost;
-        target.layout = layout;
-      }
+  for (int a = 0; a < count; ++a) {
+    const SidePlan first(x, sides.lengths[a]);
+    double last = INFINITY;
+    for (int b = 0; b < count; ++b) {
+      if (best < INFINITY && std::max(a, b) >= sides.whole) break;
+      const SidePlan second(y, sides.lengths[b]);
+      if (first.outputs * second.outputs > most && b + 1 < sides.whole) continue;
+      const int64_t pixels =
+          round_up(first.outputs, patch_size) * round_up(second.outputs, patch_size) +
+          patch_size * patch_size;
+      ImageLayout layout;
+      int64_t chunk = 128;
+      do {
+        chunk /= 2;
+        layout = make_layout(first, second, down_first, chunk, 3 * pixels * element_bytes);
+      } while (chunk > 16 && layout.num_bytes > limit);
+      if (layout.num_bytes > limit) continue;
+      const double cost = cost_of(layout, first, second);
+      if (cost > last) break;  // shorter ones cost even more
+      last = cost;
+      if (cost >= best) continue;
+      best = cost;
+      target.layout = layout;
     }
   }
   return best < INFINITY;

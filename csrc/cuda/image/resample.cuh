@@ -1,7 +1,7 @@
 // One pass of a resize: weighted sums along lines of 8-bit values, on the tensor cores.
 //
-// 16 lines, 32 inputs and 8 outputs make one product of integers; a weight has three digits, so
-// three products make the exact sum of 22-bit weights.
+// 16 outputs, 32 inputs and 8 lines make one product of integers; a weight has three digits, so
+// three products make the exact sum of 22-bit weights. The three channels share the weights.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,90 +11,115 @@
 
 namespace lightvl::cuda {
 
-// d += a * b; a: 16 lines x 32 unsigned inputs, b: 32 inputs x 8 signed weights.
-__device__ inline void multiply(int (&d)[4], const uint32_t (&a)[4], uint2 b) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+// Sums of a channel of outputs lane / 4 and 8 further, each of lines 2 * (lane % 4) and one more.
+struct Sums {
+  int of[4];
+};
+
+// a * b + c; a: 16 outputs x 32 signed weights, b: 32 unsigned inputs x 8 lines.
+__device__ inline Sums multiply(const uint4& a, const uint32_t (&b)[2], const Sums& c) {
+  Sums d;
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%10,%11,%12,%13};"
+      : "=r"(d.of[0]), "=r"(d.of[1]), "=r"(d.of[2]), "=r"(d.of[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b[0]), "r"(b[1]), "r"(c.of[0]), "r"(c.of[1]),
+        "r"(c.of[2]), "r"(c.of[3]));
+  return d;
 }
 
 // Bits 22 to 29 of both sums, clamped, in the two low bytes.
-__device__ inline uint32_t rounded_pair(int first, int second) {
+__device__ inline uint16_t rounded_pair(int first, int second) {
   uint32_t result;
   asm("cvt.pack.sat.u8.s32.b32 %0, %1, %2, 0;"
       : "=r"(result)
       : "r"(second >> cpu::kWeightBits), "r"(first >> cpu::kWeightBits));
-  return result;
+  return static_cast<uint16_t>(result);
 }
 
-// What a pass reads.
-struct Lines {
-  const uint8_t* data;  // line l begins at l * stride, a multiple of 16
-  int stride;
-  int num_groups;       // of 16 lines
-  const uint2* digits;  // [tiles, steps, 3, 32]
-  const int* base;      // [tiles]
-  int num_tiles;        // of 8 outputs, at most the number of warps
-  int steps;
+// Addresses in shared memory as numbers: what is added to a pointer costs an instruction more.
+__device__ inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ inline void store_shared(uint32_t to, uint16_t bits) {
+  asm volatile("st.shared.b16 [%0], %1;" ::"r"(to), "h"(bits));
+}
+
+// 32 inputs of 8 lines: those of line lane / 4 at 4 * (lane % 4) and 16 further, for each channel.
+using Inputs = uint32_t[3][2];
+
+// a / b for small numbers.
+__device__ inline int divide(int a, int b) {
+  return static_cast<int>(__fdividef(static_cast<float>(a) + 0.5f, static_cast<float>(b)));
+}
+
+// What a warp does of a pass: a tile of 16 outputs, of all groups of 8 lines every parts-th.
+struct Share {
+  int tile, part, parts;
+
+  __device__ explicit Share(int num_tiles) {
+    const int warp = threadIdx.x / 32;
+    parts = divide(kImageWarps, num_tiles);
+    part = divide(warp, num_tiles);
+    tile = warp - part * num_tiles;
+    if (part >= parts) part = 1 << 30;  // nothing
+  }
 };
 
-// Calls emit(group, output, {line, output}, {line, output + 1}, {line + 8, …}, …) for lines of
-// 16 * group + lane / 4 and outputs of 8 * tile + 2 * (lane % 4). kSteps: 0 if more than 4.
-template <int kSteps, class Emit>
-__device__ void resample_steps(const Lines& lines, Emit&& emit) {
-  constexpr int kKept = kSteps == 0 ? 1 : kSteps;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int tile = warp % lines.num_tiles, parts = kImageWarps / lines.num_tiles;
-  if (warp / lines.num_tiles >= parts) return;
-  const int steps = kSteps == 0 ? lines.steps : kSteps;
-  const uint2* digits = lines.digits + tile * steps * kDigits * 32 + lane;
-  uint2 kept[kKept][kDigits];
+// The sums of the three digits together.
+__device__ inline Sums joined(const Sums (&digits)[kDigits]) {
+  Sums sums;
 #pragma unroll
-  for (int s = 0; s < kKept; ++s) {
+  for (int i = 0; i < 4; ++i) {
+    sums.of[i] = digits[0].of[i] + ((digits[1].of[i] + (digits[2].of[i] << 8)) << 8);
+  }
+  return sums;
+}
+
+// Calls emit(group, {sums of each channel, plus `start`}) for groups of 8 lines. load(group, step,
+// inputs) fetches; `digits`, [steps, 3, 32], are the lane's. kSteps: 0 if more than 2.
+template <int kSteps, class Load, class Emit>
+__device__ void resample_steps(const uint4* digits, int steps, const Share& share, int num_groups,
+                               int start, const Load& load, const Emit& emit) {
+  constexpr int kKept = kSteps == 0 ? 1 : kSteps;
+  const Sums starts[kDigits] = {{start, start, start, start}, {}, {}};
+  uint4 kept[kKept][kDigits];
+#pragma unroll
+  for (int s = 0; s < kSteps; ++s) {
 #pragma unroll
     for (int d = 0; d < kDigits; ++d) kept[s][d] = digits[(s * kDigits + d) * 32];
   }
-  const uint8_t* from = lines.data + lane / 4 * lines.stride + lines.base[tile] + lane % 4 * 4;
-  const int half = 8 * lines.stride;
-  for (int group = warp / lines.num_tiles; group < lines.num_groups; group += parts) {
-    const uint8_t* at = from + group * 16 * lines.stride;
-    int sum[kDigits][4] = {};
+  for (int group = share.part; group < num_groups; group += share.parts) {
+    Sums sums[3][kDigits];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sum[0][i] = 1 << (cpu::kWeightBits - 1);
+    for (int c = 0; c < 3; ++c) {
 #pragma unroll
-    for (int s = 0; s < (kSteps == 0 ? steps : kSteps); ++s, at += kStepInputs) {
-      const uint32_t a[4] = {*reinterpret_cast<const uint32_t*>(at),
-                             *reinterpret_cast<const uint32_t*>(at + half),
-                             *reinterpret_cast<const uint32_t*>(at + 16),
-                             *reinterpret_cast<const uint32_t*>(at + half + 16)};
+      for (int d = 0; d < kDigits; ++d) sums[c][d] = starts[d];
+    }
+#pragma unroll
+    for (int s = 0; s < (kSteps == 0 ? steps : kSteps); ++s) {
+      Inputs inputs;
+      load(group, s, inputs);
 #pragma unroll
       for (int d = 0; d < kDigits; ++d) {
-        multiply(sum[d], a, kSteps == 0 ? digits[(s * kDigits + d) * 32] : kept[s % kKept][d]);
+        const uint4 weights = kSteps == 0 ? digits[(s * kDigits + d) * 32] : kept[s % kKept][d];
+#pragma unroll
+        for (int c = 0; c < 3; ++c) sums[c][d] = multiply(weights, inputs[c], sums[c][d]);
       }
     }
-    int total[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) total[i] = sum[0][i] + ((sum[1][i] + (sum[2][i] << 8)) << 8);
-    emit(group, tile * kTileOutputs + lane % 4 * 2, rounded_pair(total[0], total[1]),
-         rounded_pair(total[2], total[3]));
+    const Sums joint[3] = {joined(sums[0]), joined(sums[1]), joined(sums[2])};
+    emit(group, joint);
   }
 }
 
-template <class Emit>
-__device__ void resample(const Lines& lines, Emit&& emit) {
-  switch (lines.steps) {
-    case 1:
-      return resample_steps<1>(lines, emit);
-    case 2:
-      return resample_steps<2>(lines, emit);
-    case 3:
-      return resample_steps<3>(lines, emit);
-    case 4:
-      return resample_steps<4>(lines, emit);
-    default:
-      return resample_steps<0>(lines, emit);
-  }
+template <class Load, class Emit>
+__device__ void resample(const uint8_t* digits, int steps, const Share& share, int num_groups,
+                         int start, const Load& load, const Emit& emit) {
+  const uint4* own = reinterpret_cast<const uint4*>(digits) +
+                     share.tile * steps * kDigits * (kDigitBytes / 16) + threadIdx.x % 32;
+  if (steps == 1) return resample_steps<1>(own, steps, share, num_groups, start, load, emit);
+  if (steps == 2) return resample_steps<2>(own, steps, share, num_groups, start, load, emit);
+  return resample_steps<0>(own, steps, share, num_groups, start, load, emit);
 }
 
 }  // namespace lightvl::cuda

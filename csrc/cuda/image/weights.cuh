@@ -29,15 +29,10 @@ __device__ inline ImageWindow window_of(const ImageAxis& axis, int output) {
 // a = -1/2.
 __device__ inline double bicubic(double x) {
   x = fabs(x);
-  if (x < 1.0) {
-    const double y = __dmul_rn(__dmul_rn(__dsub_rn(__dmul_rn(1.5, x), 2.5), x), x);
-    return __dadd_rn(y, 1.0);
-  }
-  if (x < 2.0) {
-    const double y = __dmul_rn(__dadd_rn(__dmul_rn(__dsub_rn(x, 5.0), x), 8.0), x);
-    return __dmul_rn(__dsub_rn(y, 4.0), -0.5);
-  }
-  return 0.0;
+  const double near = __dadd_rn(__dmul_rn(__dmul_rn(__dsub_rn(__dmul_rn(1.5, x), 2.5), x), x), 1.0);
+  const double far = __dmul_rn(
+      __dsub_rn(__dmul_rn(__dadd_rn(__dmul_rn(__dsub_rn(x, 5.0), x), 8.0), x), 4.0), -0.5);
+  return x < 1.0 ? near : x < 2.0 ? far : 0.0;
 }
 
 // a / b, correctly rounded, from the correctly rounded 1 / b (Markstein, "Computation of Elementary
@@ -49,55 +44,71 @@ __device__ inline double quotient(double a, double b, double reciprocal) {
 
 __device__ inline int to_fixed_point(double weight) {
   const double scaled = __dmul_rn(weight, static_cast<double>(1 << cpu::kWeightBits));
-  return static_cast<int>(weight < 0 ? __dsub_rn(scaled, 0.5) : __dadd_rn(scaled, 0.5));
+  return static_cast<int>(__dadd_rn(scaled, weight < 0 ? -0.5 : 0.5));
 }
 
-// Weights of outputs [begin, begin + count); inputs are counted from `origin`. Four lanes share an
-// output; `scratch` holds max_taps doubles for each.
-struct BlockWeights {
-  uint8_t* digits;  // [tiles, steps, 3, 64 words], zeroed
-  int* base;        // [tiles], first input of a tile's steps, a multiple of 4
+// Outputs of a block along an axis, and the inputs that they need, from a multiple of 4 on: 12
+// bytes of pixels are whole words.
+struct BlockSide {
+  int begin, count;
+  int origin, inputs;
 
-  __device__ void fill(const ImageAxis& axis, int begin, int count, int origin, int steps,
-                       int max_taps, double* scratch) const {
-    const int lane = threadIdx.x % 4;
-    const bool unchanged = axis.in_size == axis.out_size;
-    for (int o = threadIdx.x / 4; o < (count + 7) / 8 * 8; o += kImageThreads / 4) {
-      const ImageWindow window = window_of(axis, begin + min(o, count - 1));
-      const int tile = o / kTileOutputs;
-      // A warp's eight outputs are one tile.
-      const int tile_first = (__shfl_sync(0xffffffffu, window.first, 0) - origin) & ~3;
-      if (lane == 0 && o % kTileOutputs == 0) base[tile] = tile_first;
-      const int taps = o < count ? window.end - window.first : 0;
-      double* weights = scratch + min(o, count - 1) * max_taps;
-      for (int i = lane; i < taps; i += 4) {
-        const double x =
-            __dmul_rn(__dadd_rn(__dsub_rn(i + window.first, window.center), 0.5), axis.inverse);
-        weights[i] = unchanged ? 1.0 : bicubic(x);
-      }
-      __syncwarp();
-      double sum = 0.0;
-      for (int i = 0; i < taps; ++i) sum = __dadd_rn(sum, weights[i]);
-      const double reciprocal = __drcp_rn(sum);
-      for (int i = lane; i < taps; i += 4) {
-        const double weight = sum != 0.0 ? quotient(weights[i], sum, reciprocal) : weights[i];
-        put(o, window.first - origin - tile_first + i, steps, to_fixed_point(weight));
-      }
-    }
+  BlockSide() = default;
+  __device__ BlockSide(const ImageAxis& axis, int begin, int count) : begin(begin), count(count) {
+    origin = window_of(axis, begin).first & ~3;
+    inputs = window_of(axis, begin + count - 1).end - origin;
   }
+};
 
- private:
-  __device__ void put(int o, int input, int steps, int weight) const {
-    const int word = o % 8 * 8 + input % 16 / 4 * 2 + input % 32 / 16;
-    uint8_t* to =
-        digits + ((o / 8 * steps + input / 32) * kDigits * kDigitWords + word) * 4 + input % 4;
+// Where the weights of a block's outputs along an axis go.
+struct Digits {
+  uint8_t* bytes;  // [tiles, steps, 3, 512], zeroed
+  int* base;  // [tiles], first input of a tile's steps, from the side's origin; of 4 a multiple
+  int steps;
+
+  __device__ uint8_t* row_of(unsigned o) const {
+    return bytes + o / 16 * steps * kDigits * kDigitBytes + o % 8 * 64 + o % 16 / 8 * 4;
+  }
+  // An input counted from the tile's base.
+  __device__ static void put(uint8_t* row, unsigned input, int weight) {
+    uint8_t* to = row + input / 32 * kDigits * kDigitBytes + input % 16 / 4 * 16 +
+                  input % 32 / 16 * 8 + input % 4;
 #pragma unroll
     for (int d = 0; d < kDigits; ++d) {
-      const int digit = static_cast<int8_t>(weight);
-      to[d * kDigitWords * 4] = static_cast<uint8_t>(digit);
-      weight = (weight - digit) >> 8;
+      to[d * kDigitBytes] = static_cast<uint8_t>(weight);
+      weight = (weight + 128) >> 8;
     }
   }
 };
+
+// The weights of output o of a side, by some lanes of a warp; `weights` holds those of the window
+// between two steps. All lanes of the warp call it, those without an output too.
+__device__ inline void fill_weights(const ImageAxis& axis, const BlockSide& side, int o, bool valid,
+                                    int lane, int lanes, double* weights, const Digits& digits) {
+  const bool unchanged = axis.in_size == axis.out_size;
+  const ImageWindow window = window_of(axis, side.begin + o);
+  const int tile_first =
+      (window_of(axis, side.begin + o / kTileOutputs * kTileOutputs).first - side.origin) & ~3;
+  const int taps = valid ? window.end - window.first : 0;
+  if (valid && lane == 0 && o % kTileOutputs == 0) digits.base[o / kTileOutputs] = tile_first;
+#pragma unroll 2
+  for (int i = lane; i < taps; i += lanes) {
+    const double x =
+        __dmul_rn(__dadd_rn(__dsub_rn(i + window.first, window.center), 0.5), axis.inverse);
+    weights[i] = unchanged ? 1.0 : bicubic(x);
+  }
+  __syncwarp();
+  double sum = 0.0;
+#pragma unroll 4
+  for (int i = 0; i < taps; ++i) sum = __dadd_rn(sum, weights[i]);
+  const double reciprocal = __drcp_rn(sum);
+  uint8_t* row = digits.row_of(o);
+  const int first = window.first - side.origin - tile_first;
+#pragma unroll 2
+  for (int i = lane; i < taps; i += lanes) {
+    const double weight = sum != 0.0 ? quotient(weights[i], sum, reciprocal) : weights[i];
+    Digits::put(row, first + i, to_fixed_point(weight));
+  }
+}
 
 }  // namespace lightvl::cuda
