@@ -113,6 +113,9 @@ def host_table(rows: list[Row] | None = None) -> str:
     shown = {r["operator"]: r for r in given if r["benchmark"] == "kernel_host"}
     if not shown:
         return "Not measured yet."
-    lines = ["| operator | host, us a call | budget |", "|---|---|---|"]
-    lines += [f"| {n} | {r['host_us']:.1f} | {r['budget_us']:g} |" for n, r in shown.items()]
+    lines = ["| | operator, us a call | with new outputs | budget |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {row['operator_us']:.1f} | {row['host_us']:.1f} | {row['budget_us']:g} |"
+        for name, row in shown.items()
+    ]
     return "\n".join(lines)
