@@ -16,6 +16,12 @@ from lightvl.multimodal.decode import BadPicture, decode_picture, picture_size
 MAX_PIXELS = 1_000_000
 
 
+@pytest.fixture(autouse=True)
+def pillow_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders set Pillow's limit for their whole process; this one has other tests to run."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+
+
 def decoded(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     width, height = picture_size(data, max_pixels)
     pixels = bytearray(b"\xaa" * (3 * width * height))
