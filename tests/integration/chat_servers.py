@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,23 @@ TOOL_TEMPLATE = (
     "</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# The tool of OpenAI's documented examples, as chat completions and as responses take it.
+WEATHER: Any = {
+    "name": "get_weather",
+    "description": "Get current temperature for a given location.",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "location": {"type": "string", "description": "City and country e.g. Bogotá, Colombia"}
+        },
+        "required": ["location"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+CHAT_TOOLS: Any = [{"type": "function", "function": WEATHER}]
+TOOLS: Any = [{"type": "function", **WEATHER}]
+QUESTION = "What is the weather like in Paris today?"
 _WANTED = ["<|im_end|>", '"', "]", "}"]
 """What the terse model draws wherever it may, the first before the others."""
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tests.integration.chat_servers import chat_server, demo_with_tools
+from tests.integration.chat_servers import CHAT_TOOLS, QUESTION, TOOLS, chat_server, demo_with_tools
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODEL = "demo"
@@ -233,23 +233,6 @@ def test_the_streams_helper(client: OpenAI) -> None:
 
 
 # --- tools -------------------------------------------------------------------------------------
-
-WEATHER: Any = {
-    "name": "get_weather",
-    "description": "Get current temperature for a given location.",
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "location": {"type": "string", "description": "City and country e.g. Bogotá, Colombia"}
-        },
-        "required": ["location"],
-        "additionalProperties": False,
-    },
-    "strict": True,
-}
-CHAT_TOOLS: Any = [{"type": "function", "function": WEATHER}]
-TOOLS: Any = [{"type": "function", **WEATHER}]
-QUESTION = "What is the weather like in Paris today?"
 
 
 def test_tools_that_may_be_called(client: OpenAI) -> None:

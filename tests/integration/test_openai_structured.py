@@ -13,7 +13,7 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel
 
-from tests.integration.chat_servers import chat_server, write_terse
+from tests.integration.chat_servers import CHAT_TOOLS, QUESTION, TOOLS, chat_server, write_terse
 
 MODEL = "demo"
 
@@ -132,23 +132,6 @@ def test_a_json_schema_without_helpers(terse: OpenAI) -> None:
 
 
 # --- tools -------------------------------------------------------------------------------------
-
-WEATHER: Any = {
-    "name": "get_weather",
-    "description": "Get current temperature for a given location.",
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "location": {"type": "string", "description": "City and country e.g. Bogotá, Colombia"}
-        },
-        "required": ["location"],
-        "additionalProperties": False,
-    },
-    "strict": True,
-}
-CHAT_TOOLS: Any = [{"type": "function", "function": WEATHER}]
-TOOLS: Any = [{"type": "function", **WEATHER}]
-QUESTION = "What is the weather like in Paris today?"
 
 
 class GetWeather(BaseModel):
