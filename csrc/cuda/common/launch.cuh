@@ -1,11 +1,15 @@
-// Launching through the driver, by a kernel's handle: the runtime looks its kernel up at every
-// launch, which takes the host a third longer.
+// The way in which every kernel is launched: through the driver, by the kernel's handle. The
+// runtime looks its kernel up at every launch, which takes the host a third longer.
 #pragma once
 
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#include <array>
+#include <atomic>
 #include <cstddef>
+
+#include "cuda/common/device.cuh"
 
 namespace lightvl::cuda {
 
@@ -18,6 +22,78 @@ Function driver_function(const char* name) {
       cudaGetDriverEntryPointByVersion(name, &entry, 12000, cudaEnableDefault, &found);
   return reinterpret_cast<Function>(status == cudaSuccess ? entry : nullptr);
 }
+
+namespace detail {
+
+template <int = 0>
+__global__ void dependent_launch_probe() {}
+
+// Whether the code that this device runs has the instructions of dependent_launch.cuh: not if it
+// was compiled from PTX for an older architecture. Asked once per device.
+inline bool can_launch_dependent() {
+  enum : signed char { kUnknown, kNo, kYes };
+  static std::array<std::atomic<signed char>, kMaxDevices> answers{};
+  const int device = current_device();
+  if (device < 0) return false;
+  signed char answer = answers[device].load(std::memory_order_relaxed);
+  if (answer == kUnknown) {
+    cudaFuncAttributes attributes{};
+    const cudaError_t status = cudaFuncGetAttributes(&attributes, dependent_launch_probe<>);
+    if (status != cudaSuccess) return false;
+    answer = attributes.ptxVersion >= 90 ? kYes : kNo;
+    answers[device].store(answer, std::memory_order_relaxed);
+  }
+  return answer == kYes;
+}
+
+}  // namespace detail
+
+// The shape of a launch and what else it asks for.
+class LaunchConfig {
+ public:
+  LaunchConfig(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream) {
+    config_.gridDim = grid;
+    config_.blockDim = block;
+    config_.dynamicSmemBytes = shared_bytes;
+    config_.stream = stream;
+  }
+
+  // Begins before its predecessor on the stream has ended, by the rules of dependent_launch.cuh;
+  // after it, where the device's code knows no other way.
+  LaunchConfig& overlap() {
+    if (detail::can_launch_dependent()) {
+      add(cudaLaunchAttributeProgrammaticStreamSerialization)
+          .programmaticStreamSerializationAllowed = 1;
+    }
+    return *this;
+  }
+  // In clusters of so many blocks.
+  LaunchConfig& cluster(unsigned blocks) {
+    add(cudaLaunchAttributeClusterDimension).clusterDim = {blocks, 1, 1};
+    return *this;
+  }
+  // All blocks at once or, while others have the device, none.
+  LaunchConfig& at_once() {
+    add(cudaLaunchAttributeCooperative).cooperative = 1;
+    return *this;
+  }
+
+  // Refers to what this holds.
+  cudaLaunchConfig_t get() const {
+    cudaLaunchConfig_t config = config_;
+    config.attrs = const_cast<cudaLaunchAttribute*>(attributes_);
+    return config;
+  }
+
+ private:
+  cudaLaunchAttributeValue& add(cudaLaunchAttributeID id) {
+    attributes_[config_.numAttrs].id = id;
+    return attributes_[config_.numAttrs++].val;
+  }
+
+  cudaLaunchConfig_t config_{};
+  cudaLaunchAttribute attributes_[3]{};
+};
 
 namespace detail {
 
@@ -61,20 +137,9 @@ struct KernelLaunch<kKernel> {
 
 }  // namespace detail
 
-inline cudaLaunchConfig_t launch_config(dim3 grid, dim3 block, size_t shared_bytes,
-                                        cudaStream_t stream) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  return config;
-}
-
-// Launches a kernel, as cudaLaunchKernelEx does.
 template <auto kKernel, class... Params>
-cudaError_t launch_kernel(const cudaLaunchConfig_t& config, const Params&... params) {
-  return detail::KernelLaunch<kKernel>::run(config, params...);
+cudaError_t launch_kernel(const LaunchConfig& config, const Params&... params) {
+  return detail::KernelLaunch<kKernel>::run(config.get(), params...);
 }
 
 }  // namespace lightvl::cuda
