@@ -209,8 +209,8 @@ def run(options: argparse.Namespace, context: dict[str, Any]) -> None:
         if not names or HOST in names:
             for result in host.measure():
                 write(result | context)
-                budget = f"{result['host_us']:6.2f} us of {result['budget_us']:g}"
-                print(f"host {result['operator']:26} {budget}")
+                us = "{operator_us:6.2f} us of {budget_us:g}, {host_us:6.2f} with new outputs"
+                print(f"host {result['operator']:26} {us.format_map(result)}")
     met = [row["met"] for row in done if row["met"] is not None]
     _tell_skipped(done)
     print(
