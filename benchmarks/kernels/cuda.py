@@ -2,7 +2,8 @@
 
 A row is measured so: inputs, a reference in float64, then ours and each peer in turn: checked,
 timed in a graph, checked again. Ceilings are taken first. Rows are printed as they come and added
-to the results file; `python -m benchmarks.kernels.report` makes the tables and the plot from it.
+to the results file, from which `lightvl.testing.readme` makes the tables and
+`benchmarks.kernels.report` the plot.
 """
 
 import argparse

@@ -133,7 +133,7 @@ void paged_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
       .cu_q_lens = cu_q_lens.const_data_ptr<int32_t>(),
       .context_lens = context_lens.const_data_ptr<int32_t>(),
       .out = out.mutable_data_ptr(),
-      .lse = lse ? lse->mutable_data_ptr<float>() : nullptr,
+      .lse = mutable_data_or_null<float>(lse),
       .num_seqs = S,
       .num_heads = H,
       .num_kv_heads = K,

@@ -10,21 +10,21 @@ namespace {
 constexpr int64_t kMaxSlice = 48 * 1024;  // scores that a block's shared memory holds
 constexpr int64_t kWorthABlock = 2048;    // scores
 
-// How many clusters of a launch run at once. That depends on the vocabulary alone; a device's last
-// answer is kept, for CUDA takes longer over it than over the launch.
+// How many clusters of so many blocks run at once in a launch. CUDA takes a microsecond over it, so
+// the last answers are kept, by device and size of the clusters.
 template <auto kKernel>
-cudaError_t clusters_at_once(const LaunchConfig& launch, int64_t vocab_size, int& clusters) {
-  static std::atomic<uint64_t> known[kMaxDevices];  // vocabulary, clusters
+cudaError_t clusters_at_once(const LaunchConfig& launch, int blocks, int& clusters) {
+  static std::atomic<uint64_t> known[kMaxDevices][kMaxRowBlocks + 1];  // shared bytes, clusters
   const int device = current_device();
   if (device < 0) return cudaErrorInvalidDevice;
-  const uint64_t last = known[device].load(std::memory_order_relaxed);
-  clusters = static_cast<int>(last & UINT32_MAX);
-  if (last >> 32 == static_cast<uint64_t>(vocab_size)) return cudaSuccess;
   const cudaLaunchConfig_t config = launch.get();
+  const uint64_t last = known[device][blocks].load(std::memory_order_relaxed);
+  clusters = static_cast<int>(last & UINT32_MAX);
+  if (last >> 32 == config.dynamicSmemBytes) return cudaSuccess;
   const cudaError_t status = cudaOccupancyMaxActiveClusters(&clusters, kKernel, &config);
   if (status == cudaSuccess) {
-    known[device].store(static_cast<uint64_t>(vocab_size) << 32 | static_cast<uint64_t>(clusters),
-                        std::memory_order_relaxed);
+    known[device][blocks].store(config.dynamicSmemBytes << 32 | static_cast<uint64_t>(clusters),
+                                std::memory_order_relaxed);
   }
   return status;
 }
@@ -46,7 +46,7 @@ cudaError_t launch_clusters(const SampleParams& p, cudaStream_t stream) {
   config.cluster(static_cast<unsigned>(blocks)).overlap();
   if (num_blocks > device_attribute<cudaDevAttrMultiProcessorCount>()) {
     // Not all rows may fit at once.
-    status = clusters_at_once<kernel>(config, p.vocab_size, plan.rows_ahead);
+    status = clusters_at_once<kernel>(config, blocks, plan.rows_ahead);
     if (status != cudaSuccess) return status;
   }
   return launch_kernel<kernel>(config, p, plan);
