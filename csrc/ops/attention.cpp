@@ -159,7 +159,7 @@ void paged_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
       };
       const OnDevice guard(q.get_device_index());
       cuda::plan_paged_attention(work);
-      const Workspace room(work.workspace.bytes, q.get_device_index());
+      const Workspace room(work.workspace.bytes);
       work.workspace.data = room.data();
       work.workspace.tag = next_tag();
       return launch(op.name, cuda::paged_attention, work, q);

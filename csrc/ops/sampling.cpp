@@ -93,7 +93,8 @@ void sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k
       cuda::SampleWork work{p, nullptr};
       std::optional<Workspace> scores;
       if (!cuda::cluster_holds_row(V, logits.get_device_index())) {
-        scores.emplace(S * V * sizeof(float), logits.get_device_index());
+        const OnDevice guard(logits.get_device_index());
+        scores.emplace(S * V * sizeof(float));
         work.scores = static_cast<float*>(scores->data());
       }
       return launch(op.name, cuda::sample, work, logits);
