@@ -70,6 +70,13 @@ def test_sequences_without_new_tokens() -> None:
     check(PagedCase((0, 1, 0, 0, 1, 0), (9, 300, 0, 64, 1, 2), 7, 1, 128, 16))
 
 
+@pytest.mark.parametrize("num_seqs", [32, 33])
+def test_many_lengths_and_kinds_of_sequences(num_seqs: int) -> None:
+    lens = tuple(1 + 97 * i % 700 for i in range(num_seqs))
+    q_lens = tuple(min((1, 1, 0, 2, 40)[i % 5], length) for i, length in enumerate(lens))
+    check(PagedCase(q_lens, lens, 14, 2, 128))
+
+
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize(
     ("q_lens", "lens"),

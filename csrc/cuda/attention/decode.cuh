@@ -35,23 +35,26 @@ class DecodeWarp {
       : p_(p),
         group_(group),
         queries_(queries),
-        pages_{p, seqs, table, share.first},
+        pages_{p, seqs, table, share.gap, share.first},
         share_end_(share.end),
-        loaded_(share.begin + static_cast<int>(threadIdx.x) / 32) {
-    if (loaded_ >= share_end_) return;
+        next_(share.begin) {
     pages_.page_bits = 31 - __clz(static_cast<int>(p.page_size));
-    pages_.advance(loaded_ - share.begin);
+    move_on(static_cast<int>(threadIdx.x) / 32);
+    loaded_ = next_;
+    if (loaded_ >= share_end_) return;
+    pages_.find_page();
     load_keys();
+    __syncwarp();  // keeps the assembler from asking for the queries first
     load_queries();
     load_values();
-    if (loaded_ + kWarps < share_end_) pages_.advance(kWarps);
+    find_next(kWarps);
   }
 
   __device__ DecodeRows<T> rows(const DecodeSequence& seq, int head) const {
     return {p_, group_, seq.q_begin, head, seq.q_len * group_.size};
   }
 
-  // Attends to this warp's slices of a pair, which begins at `begin`, up to `end` of the line.
+  // Attends to this warp's slices of a pair, whose keys begin at `begin`, up to `end` of the line.
   // Calls prepare() when nothing but the last of them is on its way.
   template <class Prepare>
   __device__ void attend(const DecodeSequence& seq, int begin, int end, Prepare&& prepare) {
@@ -65,14 +68,14 @@ class DecodeWarp {
     }
     slice_.clear();
     wait_for_copies<0>();
-    for (; loaded_ < end; loaded_ += kWarps) {
-      if (loaded_ + kWarps >= end) prepare();
+    while (loaded_ < end) {
+      if (next_ >= end) prepare();
       float score[kTiles][4] = {};
       slice_.multiply_keys(queries_, score);
-      const bool more = loaded_ + kWarps < share_end_;
+      const bool more = next_ < share_end_;
       if (more) {
         load_keys();
-        if (loaded_ + kWarps >= end) load_queries();
+        if (next_ >= end) load_queries();
       }
       const int key = (loaded_ - begin) * kSliceKeys + r;
 #pragma unroll
@@ -85,17 +88,16 @@ class DecodeWarp {
       }
       slice_.soften(score);
       slice_.multiply_values(score);
+      loaded_ = next_;
       if (more) {
         load_values();
-        if (loaded_ + 2 * kWarps < share_end_) pages_.advance(kWarps);
+        find_next(kWarps);
       }
     }
   }
 
   __device__ void leave(Partial& partial) const {
-    slice_.each_output([&](int query, int d, float2 out) {
-      reinterpret_cast<float2*>(partial.out[query])[d / 2] = out;
-    });
+    slice_.each_output([&](int query, int d, float2 out) { partial.put(query, d, out); });
 #pragma unroll
     for (int row = 0; row < 2 * kTiles; ++row) {
       const float2 totals = slice_.totals(row / 2, row % 2);
@@ -105,6 +107,18 @@ class DecodeWarp {
   }
 
  private:
+  // Moves on by `slices`, and on until there are keys or the share ends.
+  __device__ void move_on(int slices) {
+    do {
+      next_ += slices;
+      if (next_ >= share_end_ || pages_.advance(slices)) return;
+      slices = kWarps;
+    } while (true);
+  }
+  __device__ void find_next(int slices) {
+    move_on(slices);
+    if (next_ < share_end_) pages_.find_page();
+  }
   __device__ void load_queries() {
     const DecodeRows<T> all = rows(pages_.seqs[pages_.at.seq], pages_.at.head);
 #pragma unroll
@@ -115,10 +129,12 @@ class DecodeWarp {
     commit_copies();
   }
   __device__ void load_keys() {
-    slice_.load_keys(pages_.rows(p_.k_cache, p_.k_stride), p_.k_stride[2], pages_.last());
+    slice_.load_keys(pages_.rows(p_.k_cache, p_.k_stride), pages_.page * p_.k_stride[0],
+                     p_.k_stride[2], pages_.last());
   }
   __device__ void load_values() {
-    slice_.load_values(pages_.rows(p_.v_cache, p_.v_stride), p_.v_stride[2], pages_.last());
+    slice_.load_values(pages_.rows(p_.v_cache, p_.v_stride), pages_.page * p_.v_stride[0],
+                       p_.v_stride[2], pages_.last());
   }
 
   const PagedAttentionParams& p_;
@@ -127,7 +143,7 @@ class DecodeWarp {
   typename Slice::Queries& queries_;
   DecodePages<T> pages_;
   int share_end_;
-  int loaded_;  // the slice in registers, as a number of the line
+  int loaded_, next_;  // the slices in registers and to be loaded next, as numbers of the line
 };
 
 template <class T, int kHeadDim, int kTiles, int kWarps>
@@ -148,7 +164,8 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
 #endif
   __shared__ int32_t staged[DecodeTable::kStaged];
   const DecodeTable table(p, work.max_pages, staged);
-  const DecodeShare share = share_out<kWarps>(p, plan, 8 * kTiles, seqs);
+  const DecodeShare share =
+      share_out<kWarps>(p, plan, 8 * kTiles, seqs, [&] { table.fetch(staged); });
   if (share.begin >= share.end) return;
   Merger merger(shared, work.workspace);
   DecodeWarp<T, kHeadDim, kTiles, kWarps> warp(p, plan.group, table, seqs, share,
@@ -156,16 +173,18 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
 
   DecodeCursor pair = share.first;
   for (int begin = share.begin; begin < share.end;) {
+    pair.settle(seqs, static_cast<int>(p.num_kv_heads));
     const DecodeSequence seq = seqs[pair.seq];
-    const int pair_begin = begin - pair.slice, pair_end = pair_begin + seq.slices;
-    const DecodePieces pieces{share.block_of(pair_begin), share.block_of(pair_end - 1)};
+    const int keys_begin = begin - pair.slice + share.gap,
+              pair_end = begin - pair.slice + seq.slices;
+    if (keys_begin >= share.end) break;
+    const DecodePieces pieces{share.block_of(keys_begin), share.block_of(pair_end - 1)};
     const DecodeRows<T> rows = warp.rows(seq, pair.head);
-    warp.attend(seq, pair_begin, min(pair_end, share.end), [&] { merger.prefetch(rows, pieces); });
+    warp.attend(seq, keys_begin, min(pair_end, share.end), [&] { merger.prefetch(rows, pieces); });
     warp.leave(merger.warp());
     merger.merge(rows, pieces);
     begin = pair_end;
     pair.slice = seq.slices;
-    if (begin < share.end) pair.settle(seqs, static_cast<int>(p.num_kv_heads));
   }
   merger.merge_open(p, plan.group);
 }

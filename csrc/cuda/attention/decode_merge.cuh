@@ -50,7 +50,7 @@ class DecodeMerger {
       const int row = i / (kHeadDim / 4), d4 = i % (kHeadDim / 4);
       const DecodeSum sum = sum_of_warps(row, d4);
       if (pieces.whole()) {
-        rows.write(row, 4 * d4, sum.out, sum.totals);
+        rows.write(rows.output(row) + 4 * d4, row, 4 * d4, sum.out, sum.totals);
       } else {
         piece.units[i / DecodeUnit::kQuarters].put(i % DecodeUnit::kQuarters, sum, tag_);
       }
@@ -74,10 +74,11 @@ class DecodeMerger {
     const Open open = later ? begun_ : ended_;
     if (open.count == 0) return;
     const DecodeRows<T> rows{p, group, open.q_begin, open.head, open.count};
+    const int first = warp & (warps - 1);
     if (open.pieces.count() > 8) {
-      merge_pieces<1, 4>(rows, open.pieces, warp & (warps - 1), warps);
+      merge_pieces<1, 4>(rows, open.pieces, first, warps);
     } else {
-      merge_pieces<4, 1>(rows, open.pieces, warp & (warps - 1), warps);
+      merge_pieces<2, 1>(rows, open.pieces, first, warps);
     }
   }
 
@@ -93,10 +94,11 @@ class DecodeMerger {
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
       totals[w] = shared_.warps[w].totals[row];
-      out[w] = shared_.warps[w].out[row][d4];
+      out[w] = shared_.warps[w].get(row, d4);
     }
     DecodeSum sum;
     sum.add(totals, out);
+    sum.out = Partial::in_order(row, sum.out);
     return sum;
   }
 
@@ -109,21 +111,32 @@ class DecodeMerger {
     const int quarter = threadIdx.x % 4, group = threadIdx.x % 32 / 4;
     const int count = pieces.count(), num_units = rows.count * kRowUnits;
     const int bits = count > 4 ? 3 : count > 2 ? 2 : 1;  // 1 << bits groups share a unit
-    const int part = group & ((1 << bits) - 1), side_by_side = 8 >> bits;
-    const int mine = static_cast<int>(blockIdx.x) - pieces.first, step = warps * side_by_side;
-    for (int n = warp * side_by_side; mine + n * count < num_units; n += kUnits * step) {
-      const int unit = mine + (n + (group >> bits)) * count;
+    const int side_by_side = 8 >> bits, part = group & ((1 << bits) - 1);
+    const int step = warps * side_by_side * count;
+    int first = static_cast<int>(blockIdx.x) - pieces.first + warp * side_by_side * count;
+    for (; first < num_units; first += kUnits * step) {  // of the warp's lanes
+      const int unit = first + (group >> bits) * count;
+      const auto row = [&](int u) { return min(unit + u * step, num_units - 1) / kRowUnits; };
+      const auto d = [&](int u) {
+        return (unit + u * step) % kRowUnits * DecodeUnit::kDims + 4 * quarter;
+      };
+      T* to[kUnits];
+#pragma unroll
+      for (int u = 0; u < kUnits; ++u) {
+        to[u] = rows.output(row(u)) + d(u);
+        asm volatile("" : "+l"(to[u]));  // found now, while pieces are coming, and not behind them
+      }
       DecodeSum sum[kUnits];
       for (int i = 0; i < count; i += kParts << bits) {
-        take<kUnits, kParts>(pieces, {unit, step * count, num_units}, {i + part, 1 << bits, count},
-                             quarter, sum);
+        take<kUnits, kParts>(pieces, {unit, step, num_units}, {i + part, 1 << bits, count}, quarter,
+                             sum);
       }
 #pragma unroll
       for (int u = 0; u < kUnits; ++u) {
-        for (int lanes = 4; lanes < 4 << bits; lanes *= 2) sum[u].add_lane(lanes);
-        const int at = unit + u * step * count, d = at % kRowUnits * DecodeUnit::kDims;
-        if (part > 0 || at >= num_units) continue;
-        rows.write(at / kRowUnits, d + 4 * quarter, sum[u].out, sum[u].totals);
+        if (first + u * step >= num_units) break;
+        sum[u].add_lanes(4 << bits);
+        if (part > 0 || unit + u * step >= num_units) continue;
+        rows.write(to[u], row(u), d(u), sum[u].out, sum[u].totals);
       }
     }
   }
@@ -141,31 +154,39 @@ class DecodeMerger {
   template <int kUnits, int kParts>
   __device__ void take(const DecodePieces& pieces, const Steps& units, const Steps& parts,
                        int quarter, DecodeSum (&sum)[kUnits]) const {
+    DecodeQuarter found[kUnits][kParts];
+    bool wanted[kUnits][kParts];
+    const auto each = [&](auto&& f) {
+#pragma unroll
+      for (int j = 0; j < kUnits * kParts; ++j) f(j / kParts, j % kParts);
+    };
     const auto at = [&](int u, int i) -> DecodeUnit& {
       return pieces_[pieces.slot(pieces.first + parts[i])].units[units[u]];
     };
-    float2 totals[kUnits][kParts];
-    float4 out[kUnits][kParts];
-    bool all;
-    do {
-      all = true;
+    const auto has = [&](int u, int i) { return units.has(u) && parts.has(i); };
+    each([&](int u, int i) { wanted[u][i] = has(u, i); });
+    bool any;
+    do {  // all are asked for before any is waited for, and only what hasn't come again
+      each([&](int u, int i) {
+        if (wanted[u][i]) found[u][i].look(at(u, i), quarter);
+      });
+      any = false;
+      each([&](int u, int i) { any |= wanted[u][i] &= !found[u][i].come(tag_); });
+    } while (__any_sync(kAllLanes, any));
+    each([&](int u, int i) {
+      if (has(u, i)) at(u, i).clear(quarter);
+    });
 #pragma unroll
-      for (int j = 0; j < kUnits * kParts; ++j) {
-        const int u = j / kParts, i = j % kParts;
-        totals[u][i] = {-1e30f, 0.0f};
-        out[u][i] = {};
-        if (!units.has(u) || !parts.has(i)) continue;
-        all &= at(u, i).get(quarter, out[u][i], totals[u][i], tag_);
+    for (int u = 0; u < kUnits; ++u) {
+      float2 totals[kParts];
+      float4 out[kParts];
+#pragma unroll
+      for (int i = 0; i < kParts; ++i) {
+        totals[i] = found[u][i].totals.data;
+        out[i] = found[u][i].out();
       }
-    } while (!all);
-    __syncwarp();  // four lanes have read the totals
-#pragma unroll
-    for (int j = 0; j < kUnits * kParts; ++j) {
-      const int u = j / kParts, i = j % kParts;
-      if (units.has(u) && parts.has(i)) at(u, i).clear(quarter);
+      sum[u].add(totals, out);
     }
-#pragma unroll
-    for (int u = 0; u < kUnits; ++u) sum[u].add(totals[u], out[u]);
   }
 
   Shared& shared_;

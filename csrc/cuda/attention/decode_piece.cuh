@@ -34,40 +34,51 @@ struct __align__(16) DecodeWord {
         : "memory");
   }
   __device__ void clear() { put(0.0f, 0.0f, 0); }
-  // Whether it has been put; x and y are only then what was.
-  __device__ bool get(float& x, float& y, uint64_t call) const {
-    uint64_t found;
+  // What is there now: has been put if the tag is the call's.
+  __device__ DecodeWord look() const {
+    DecodeWord found;
     asm volatile(
         "{\n.reg .b128 word;\n.reg .b64 data;\nld.relaxed.gpu.global.b128 word, [%3];\n"
         "mov.b128 {data, %2}, word;\nmov.b64 {%0, %1}, data;\n}"
-        : "=f"(x), "=f"(y), "=l"(found)
+        : "=f"(found.data.x), "=f"(found.data.y), "=l"(found.tag)
         : "l"(this)
         : "memory");
-    return found == call;
+    return found;
   }
 };
 
-// What one block merges of a piece: some elements of a row.
-struct DecodeUnit {
+// What one block merges of a piece: some elements of a row. Quarters of it are written and read
+// side by side, so that they fill sectors of 32 bytes.
+struct __align__(32) DecodeUnit {
   static constexpr int kDims = 16;
   static constexpr int kQuarters = kDims / 4;
-  DecodeWord out[2 * kQuarters], totals;
+  DecodeWord low[kQuarters], high[kQuarters], totals;
 
   __device__ void put(int quarter, const DecodeSum& sum, uint64_t call) {
-    out[2 * quarter].put(sum.out.x, sum.out.y, call);
-    out[2 * quarter + 1].put(sum.out.z, sum.out.w, call);
+    low[quarter].put(sum.out.x, sum.out.y, call);
+    high[quarter].put(sum.out.z, sum.out.w, call);
     if (quarter == 0) totals.put(sum.totals.x, sum.totals.y, call);
   }
-  __device__ bool get(int quarter, float4& x, float2& sums, uint64_t call) const {
-    const bool low = out[2 * quarter].get(x.x, x.y, call);
-    const bool high = out[2 * quarter + 1].get(x.z, x.w, call);
-    return totals.get(sums.x, sums.y, call) && low && high;
-  }
   __device__ void clear(int quarter) {
-    out[2 * quarter].clear();
-    out[2 * quarter + 1].clear();
+    low[quarter].clear();
+    high[quarter].clear();
     if (quarter == 0) totals.clear();
   }
+};
+
+// A quarter of a unit as a lane finds it. Nothing waits for it before it is asked what it is.
+struct DecodeQuarter {
+  DecodeWord low{}, high{}, totals{{-1e30f, 0.0f}, 0};
+
+  __device__ void look(const DecodeUnit& unit, int quarter) {
+    low = unit.low[quarter].look();
+    high = unit.high[quarter].look();
+    totals = unit.totals.look();
+  }
+  __device__ bool come(uint64_t call) const {
+    return low.tag == call && high.tag == call && totals.tag == call;
+  }
+  __device__ float4 out() const { return {low.data.x, low.data.y, high.data.x, high.data.y}; }
 };
 
 }  // namespace lightvl::cuda

@@ -7,6 +7,12 @@
 
 namespace lightvl::cuda {
 
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // The query heads that share a KV head; divides rows by their number without a division.
 struct DecodeGroup {
   int size, inverse;
@@ -38,12 +44,12 @@ struct DecodeRows {
            query_head(row) * p.out_stride[1];
   }
 
-  // Writes 4 elements at d of a row, of outputs relative to `totals`, {maximum, sum}.
-  __device__ void write(int row, int d, float4 out, float2 totals) const {
-    const float inverse = 1.0f / totals.y;
+  // Writes 4 elements to `to`, d of a row's output, relative to `totals`, {maximum, sum}.
+  __device__ void write(T* to, int row, int d, float4 out, float2 totals) const {
+    const float inverse = __fdividef(1.0f, totals.y);
     const uint2 bits{pack_pair<T>(out.x * inverse, out.y * inverse),
                      pack_pair<T>(out.z * inverse, out.w * inverse)};
-    *reinterpret_cast<uint2*>(output(row) + d) = bits;
+    *reinterpret_cast<uint2*>(to) = bits;
     if (p.lse != nullptr && d == 0) {
       p.lse[token(row) * p.num_heads + query_head(row)] =
           (totals.x + log2f(totals.y)) * 0.693147181f;
@@ -54,8 +60,19 @@ struct DecodeRows {
 // What a warp leaves of its keys: outputs that are not normalised.
 template <int kHeadDim, int kRows>
 struct DecodePartial {
-  float4 out[kRows][kHeadDim / 4];
-  float2 totals[kRows];  // {maximum in base 2, sum}
+  float4 out[kRows][kHeadDim / 4];  // by put() and get()
+  float2 totals[kRows];             // {maximum in base 2, sum}
+
+  // Elements d and d + 1, d even. Lanes have them of rows 0, 2, 4, 6 at the same d at a time, so
+  // rows are permuted: each of these writes to banks of its own.
+  __device__ void put(int row, int d, float2 x) {
+    reinterpret_cast<float2*>(out[row])[d / 2 ^ (row / 2 & 3)] = x;
+  }
+  // Elements 4 * d4 to 4 * d4 + 3, in an order of the row's.
+  __device__ float4 get(int row, int d4) const { return out[row][d4 ^ (row / 4 & 1)]; }
+  __device__ static float4 in_order(int row, float4 x) {
+    return row & 2 ? make_float4(x.z, x.w, x.x, x.y) : x;
+  }
 };
 
 // The sum of partial results at four elements of a row, each with its weight.
@@ -71,7 +88,7 @@ struct DecodeSum {
     raise(most);
 #pragma unroll
     for (int i = 0; i < kParts; ++i) {
-      const float weight = exp2f(part[i].x - most);
+      const float weight = exp2_fast(part[i].x - most);
       totals.y += part[i].y * weight;
       out.x += x[i].x * weight;
       out.y += x[i].y * weight;
@@ -80,17 +97,30 @@ struct DecodeSum {
     }
   }
 
-  // Adds what the lane has whose number differs by the bit `step`; both get the same.
-  __device__ void add_lane(int step) {
-    const auto other = [&](float x) { return __shfl_xor_sync(kAllLanes, x, step); };
-    raise(fmaxf(totals.x, other(totals.x)));
-    totals.y += other(totals.y);
-    out = {out.x + other(out.x), out.y + other(out.y), out.z + other(out.z), out.w + other(out.w)};
+  // Adds what the lanes have whose numbers differ in bits below `end` but not in the lowest two;
+  // all of them get the same.
+  __device__ void add_lanes(int end) {
+    float most = totals.x;
+#pragma unroll
+    for (int bit = 4; bit < 32; bit *= 2) {
+      if (bit < end) most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, bit));
+    }
+    raise(most);
+#pragma unroll
+    for (int bit = 4; bit < 32; bit *= 2) {
+      if (bit >= end) break;
+      const auto add = [&](float& x) { x += __shfl_xor_sync(kAllLanes, x, bit); };
+      add(totals.y);
+      add(out.x);
+      add(out.y);
+      add(out.z);
+      add(out.w);
+    }
   }
 
  private:
   __device__ void raise(float most) {
-    const float weight = exp2f(totals.x - most);
+    const float weight = exp2_fast(totals.x - most);
     totals = {most, totals.y * weight};
     out = {out.x * weight, out.y * weight, out.z * weight, out.w * weight};
   }

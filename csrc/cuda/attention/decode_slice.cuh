@@ -9,19 +9,19 @@
 // accumulator to operand by movmatrix.
 #pragma once
 
-#include "cuda/attention/mma.cuh"
-#include "cuda/common/reduce.cuh"
+#include "cuda/attention/decode_rows.cuh"
 
 namespace lightvl::cuda {
 
-// Reads past L1, which has no use for what is read once.
+// Reads past L1, which has no use for what is read once. Not .nc: the assembler moves such loads
+// behind others that are asked for later.
 __device__ inline void load_stream(uint32_t (&to)[4], const void* from) {
-  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.global.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "l"(from));
 }
 __device__ inline void load_stream(uint32_t (&to)[2], const void* from) {
-  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v2.u32 {%0,%1}, [%2];"
+  asm volatile("ld.global.L1::no_allocate.L2::256B.v2.u32 {%0,%1}, [%2];"
                : "=r"(to[0]), "=r"(to[1])
                : "l"(from));
 }
@@ -32,12 +32,6 @@ __device__ inline uint32_t transpose(uint32_t matrix) {
   return out;
 }
 
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 template <class T, int kHeadDim, int kTiles>
 class DecodeSlice {
  public:
@@ -46,21 +40,21 @@ class DecodeSlice {
   static constexpr float kSlack = 8.0f;  // a maximum is kept until it is this far behind
 
   // Of rows that adjoin by `stride`, of which the last is `last`: later ones repeat it.
-  __device__ void load_keys(const T* rows, int64_t stride, int last) {
+  __device__ void load_keys(const T* rows, int64_t page, int64_t stride, int last) {
     const int r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const T* row = rows + min(r + 8 * half, last) * stride + 8 * c;
+      const T* row = rows + min(r + 8 * half, last) * stride + 8 * c + page;
 #pragma unroll
       for (int i = 0; i < kHeadDim / 32; ++i) load_stream(key_[half][i], row + 32 * i);
     }
   }
 
-  __device__ void load_values(const T* rows, int64_t stride, int last) {
+  __device__ void load_values(const T* rows, int64_t page, int64_t stride, int last) {
     const int r = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const T* row = rows + min(2 * c + j % 2 + j / 2 * 8, last) * stride + kVector * r;
+      const T* row = rows + min(2 * c + j % 2 + j / 2 * 8, last) * stride + kVector * r + page;
 #pragma unroll
       for (int i = 0; i < kParts; ++i) load_stream(value_[j][i], row + 8 * kVector * i);
     }
