@@ -53,6 +53,9 @@ VISION = (
     VisionCase((1025, 1025), num_heads=2),
     VisionCase((1025,), num_heads=3, head_dim=128),
     VisionCase((64,) * 9 + (1, 63, 65), num_heads=2),
+    VisionCase((193, 577, 129, 1), num_heads=2),
+    VisionCase((128,), num_heads=140),
+    VisionCase((128,), num_heads=140, head_dim=128),
     VisionCase((127, 128, 129, 191, 192, 193), num_heads=1, head_dim=128),
     VisionCase((300, 700), num_heads=1, head_dim=96),
 )

@@ -9,32 +9,43 @@
 
 namespace lightvl::cuda {
 
-// Time of an item of so many tiles in units of one: few warpgroups overlap less.
-inline int64_t item_cost(int64_t tiles) { return 1 + tiles; }
-
 struct VisionPlan {
   VisionCut cut;
   int64_t time;
 };
 
 // The number of tiles an item gets that makes the blocks end soonest, were all segments as long as
-// the longest.
-inline VisionPlan plan_vision(const VisionAttentionWork& work, int32_t most_tiles, int64_t blocks) {
+// the longest. `times` has an item's relative time for each number of tiles, as measured: it is
+// largely that of a chain of steps, whatever the number of warpgroups that have one.
+template <size_t kMostTiles>
+VisionPlan plan_vision(const VisionAttentionWork& work, int64_t blocks, bool odd_rows,
+                       const int64_t (&times)[kMostTiles]) {
+  constexpr int32_t kMost = kMostTiles;
   const VisionAttentionParams& p = work.params;
   const int64_t heads = p.num_seqs * p.num_heads;
-  const int64_t tiles = (work.max_len + kTileRows - 1) / kTileRows;
   VisionPlan best{{}, INT64_MAX};
-  for (int32_t each = most_tiles; each > 0; --each) {
-    const VisionCut cut{p.cu_lens, static_cast<int32_t>(p.num_seqs),
-                        static_cast<int32_t>(p.num_heads), each, most_tiles};
+  for (int32_t each = kMost; each > 0; --each) {
+    VisionCut cut{.cu_lens = p.cu_lens,
+                  .num_seqs = static_cast<int32_t>(p.num_seqs),
+                  .num_heads = static_cast<int32_t>(p.num_heads),
+                  .tiles_an_item = each,
+                  .most_tiles = kMost,
+                  .odd_rows = odd_rows,
+                  .cut_last = false};
     const SegmentItems items(cut, static_cast<int32_t>(work.max_len));
-    const int64_t last = items.rest > 0 ? 0 : tiles - (items.whole - 1) * int64_t{each};
+    const int64_t whole = items.whole * heads, remainders = items.remainders() * heads;
+    const int64_t rest_time = times[std::max(items.rest, 1) - 1];
     // Whole items in rounds, then the remainders in the gaps that the last round leaves.
-    const int64_t whole = items.whole * heads, rounds = (whole + blocks - 1) / blocks;
-    const int64_t gaps = rounds * blocks - whole;
-    const int64_t left = items.rest > 0 ? std::max<int64_t>(heads - gaps, 0) : 0;
-    int64_t time = rounds * item_cost(each) + (left + blocks - 1) / blocks * item_cost(items.rest);
-    if (items.whole > 0 && last > each) time += item_cost(last) - item_cost(each);
+    const int64_t left = whole % blocks, rounds = whole / blocks + (left > 0);
+    const int64_t beyond = std::max<int64_t>(remainders - (rounds * blocks - whole), 0);
+    int64_t time = rounds * times[each - 1] + (beyond + blocks - 1) / blocks * rest_time;
+    cut.cut_last = fits_cut(cut, left, remainders, blocks);
+    if (cut.cut_last) {
+      time += std::max(times[0], remainders > 0 ? rest_time : 0) - times[each - 1];
+    } else if (items.whole > 0 && items.rest == 0) {
+      const int32_t last = items.tiles - (items.whole - 1) * each;
+      time += times[last - 1] - times[each - 1];
+    }
     if (time < best.time) best = {cut, time};
   }
   return best;

@@ -1,5 +1,5 @@
 // The producer warps of vision attention on sm_90a. One takes items and loads queries, keys and
-// values by TMA, the other copies the tails.
+// values by TMA, the other, where there are tails, copies those.
 #pragma once
 
 #include "cuda/attention/vision_shape.cuh"
@@ -10,18 +10,15 @@ template <class Shape>
 class VisionProducer {
  public:
   __device__ VisionProducer(const VisionTask& task, VisionShared<Shape>& shared)
-      : task_(task), s_(shared) {}
+      : task_(task), s_(shared), items_(task.cut) {}
 
-  // Called by one warp. An item's queries are asked for in the middle of the item before.
+  // Called by one warp, which runs ahead into the next item as far as there is room.
   __device__ void run() {
     Ring<Shape::kQueryBuffers> buffer;
-    int32_t index = blockIdx.x;
-    VisionItem item = find_item(task_.cut, index);
-    load_queries(item, buffer);
-    while (item.tiles > 0) {
-      buffer.next();
-      index += gridDim.x;
-      const VisionItem next = find_item(task_.cut, index);
+    for (int32_t index = blockIdx.x;; index += gridDim.x, buffer.next()) {
+      const VisionItem item = items_.find(index);
+      load_queries(item, buffer);
+      if (item.is_end()) return;
       const KeyCut<Shape> cut(item.len);
       const int columns = cut.head_columns(), head_slot = ring_.slot;
       const bool filled = cut.head > 0 && cut.head < columns;
@@ -30,18 +27,12 @@ class VisionProducer {
         load_values(item, cut.blocks, filled ? s_.head_landed : s_.value_full[ring_.slot]);
         ring_.next();
       }
-      const int middle = min(cut.blocks - 1, Shape::kStages);
       for (int block = 0; block < cut.blocks; ++block, ring_.next()) {
         load_keys(item, block);
         if (block == 0 && filled) fill_head(cut.head, columns, head_slot);
         load_values(item, block, s_.value_full[ring_.slot]);
-        if (block == middle) load_queries(next, buffer);
       }
-      if (cut.blocks == 0) {
-        if (filled) fill_head(cut.head, columns, head_slot);
-        load_queries(next, buffer);
-      }
-      item = next;
+      if (cut.blocks == 0 && filled) fill_head(cut.head, columns, head_slot);
     }
   }
 
@@ -49,18 +40,19 @@ class VisionProducer {
   __device__ void run_tails() {
     Ring<Shape::kQueryBuffers> buffer;
     for (int32_t index = blockIdx.x;; index += gridDim.x, buffer.next()) {
-      const VisionItem item = find_item(task_.cut, index);
+      const VisionItem item = items_.find(index);
       wait(s_.query_empty[buffer.slot], buffer.parity ^ 1);
       const KeyCut<Shape> cut(item.len);
-      if (item.tiles > 0) {
+      if (!item.is_end()) {
         const int64_t token = item.begin + cut.blocks * Shape::kKeys;
-        copy_tail(s_.key_tail[buffer.slot], task_.k, task_.k_stride, token, item.head, cut.tail);
-        copy_tail(s_.value_tail[buffer.slot], task_.v, task_.v_stride, token, item.head, cut.tail);
+        copy_tail(s_.key_tail[buffer.slot].of, task_.k, task_.k_stride, token, item.head, cut.tail);
+        copy_tail(s_.value_tail[buffer.slot].of, task_.v, task_.v_stride, token, item.head,
+                  cut.tail);
         fence_proxy_async();
         __syncwarp();
       }
-      if (lane() == 0) arrive(s_.query_full[buffer.slot]);
-      if (item.tiles == 0) return;
+      release(s_.query_full[buffer.slot]);
+      if (item.is_end()) return;
     }
   }
 
@@ -75,11 +67,15 @@ class VisionProducer {
     wait(s_.query_empty[buffer.slot], buffer.parity ^ 1);
     if (lane() != 0) return;
     s_.items[buffer.slot] = item;
-    arrive_expect(full, item.tiles * Shape::kTileBytes);
+    const int tiles = item.tiles + item.odd;
+    arrive_expect(full, tiles * Shape::kTileBytes);
 #pragma unroll 1
-    for (int i = 0; i < item.tiles; ++i) {
-      tma_load(s_.query[buffer.slot][i], task_.query, full, 0,
-               item.begin + item.row + i * kTileRows, 0, item.head);
+    for (int i = 0; i < tiles; ++i) {
+      // The odd row's warpgroup is the last.
+      const bool odd = i == item.tiles;
+      const int row = odd ? item.len - 1 : item.row + i * kTileRows;
+      tma_load(s_.query[buffer.slot][odd ? Shape::kGroups - 1 : i], task_.query, full, 0,
+               item.begin + row, 0, item.head);
     }
   }
 
@@ -112,7 +108,7 @@ class VisionProducer {
     }
     fence_proxy_async();
     __syncwarp();
-    if (lane() == 0) arrive(s_.value_full[slot]);
+    release(s_.value_full[slot]);
   }
 
   // `rows` tokens from `token` on as TMA would lay them out, and zeros.
@@ -132,6 +128,7 @@ class VisionProducer {
 
   const VisionTask& task_;
   VisionShared<Shape>& s_;
+  VisionItems items_;
   Ring<Shape::kStages> ring_;
   uint32_t head_parity_ = 0;
 };
