@@ -1,9 +1,9 @@
-// A warp's stream of the weight and x through shared memory, and the products.
+// A warp's stream of the weight through shared memory and of x through registers, and the products.
 //
 // A lane copies the very 16 bytes of a row that it later multiplies (row lane / 4, columns
 // 8 * (lane % 4) of each 32) to a place of its own in shared memory, kStages chunks ahead and
 // across passes: a ring without any barrier. The products' fragments want other columns in a lane,
-// but a sum over columns has no order: x is copied by the same rule, so that both sides agree.
+// but a sum over columns has no order: x is read by the same rule, so that both sides agree.
 #pragma once
 
 #include "cuda/attention/mma.cuh"
@@ -19,11 +19,16 @@ __device__ inline void stream_async(uint32_t to, const void* from, bool in_row) 
                : "memory");
 }
 
-// The same for what others read too.
-__device__ inline void share_async(uint32_t to, const void* from, bool there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "r"(there ? 16 : 0)
-               : "memory");
+// Reads 16 bytes from L2, or zeros if not `there`.
+__device__ inline void read_l2(uint4& x, const void* from, bool there) {
+  asm volatile(
+      "{\n.reg .pred there;\n"
+      "setp.ne.u32 there, %5, 0;\n"
+      "mov.u32 %0, 0; mov.u32 %1, 0; mov.u32 %2, 0; mov.u32 %3, 0;\n"
+      "@there ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
+      : "=&r"(x.x), "=&r"(x.y), "=&r"(x.z), "=&r"(x.w)
+      : "l"(from), "r"(static_cast<int>(there))
+      : "memory");
 }
 
 __device__ inline uint4 read_shared(uint32_t from) {
@@ -33,16 +38,12 @@ __device__ inline uint4 read_shared(uint32_t from) {
                : "r"(from));
   return x;
 }
-__device__ inline void write_shared(uint32_t to, const uint4& x) {
-  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x.x), "r"(x.y), "r"(x.z),
-               "r"(x.w)
-               : "memory");
-}
 
 template <class T, class Shape>
 struct LinearRing {
   static constexpr int kTiles = Shape::kTiles, kHalves = Shape::kHalves;
   static constexpr int kStep = Shape::kSources * kChunk;  // columns to a warp's next chunk
+  static constexpr int kAhead = 8 / kHalves;              // chunks of x on their way
   using Sums = float[kTiles][4];
 
   const LinearSmallParams& p;
@@ -54,6 +55,7 @@ struct LinearRing {
   int slot = 0;                // to be multiplied
   const T* x[kHalves];         // this lane's rows at its first column
   bool has_row[kHalves];
+  uint4 x_values[kAhead][kHalves];  // of chunks i, i + kAhead, ...
   struct {
     int pass = 0, chunk = 0;
     int num_rows;     // of the pass, from this lane's row on
@@ -65,7 +67,7 @@ struct LinearRing {
         column(source * kChunk + threadIdx.x % 4 * 8),
         width(static_cast<int>(p.width)),
         band(rows) {
-    num_passes = divide_up(band.size(), Shape::kPassRows);
+    num_passes = Shape::kOnePass ? 1 : divide_up(band.size(), Shape::kPassRows);
     num_chunks = divide_up(divide_up(width, kChunk) - source, Shape::kSources);
     slots = shared_address(shared) + threadIdx.x / 32 * Shape::kWarpBytes + threadIdx.x % 32 * 16;
 #pragma unroll
@@ -98,30 +100,29 @@ struct LinearRing {
     }
   }
 
-  // x of the chunks in the ring, on another way than they: it must not wait for them.
-  __device__ void fill_x() const {
-    uint4 values[Shape::kStages][kHalves];
-    for_each_filled([&](int s, int half, int c) {
-      values[s][half] = make_uint4(0, 0, 0, 0);
-      if (has_row[half] && column + c < width)
-        values[s][half] = __ldcg(reinterpret_cast<const uint4*>(x[half] + c));
-    });
-    for_each_filled(
-        [&](int s, int half, int) { write_shared(x_fragment(s, half), values[s][half]); });
+  // Asks for x of a pass's first chunks.
+  __device__ void begin_x() {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) load_x(i, i);
   }
 
   // Adds a pass's products, and refills the ring.
   __device__ void multiply_pass(Sums& sum) {
-    for (int chunk = 0; chunk < num_chunks; ++chunk) {
-      wait_for_copies<Shape::kStages - 1>();
-      multiply(sum);
-      if (more_to_load()) {
-        load_weight(slot);
-        load_x(slot);
-        advance();
+#pragma unroll 1
+    for (int first = 0; first < num_chunks; first += kAhead) {
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (first + i >= num_chunks) break;
+        wait_for_copies<Shape::kStages - 1>();
+        multiply(sum, x_values[i]);
+        load_x(i, first + i + kAhead);
+        if (more_to_load()) {
+          load_weight(slot);
+          advance();
+        }
+        commit_copies();
+        slot = slot + 1 == Shape::kStages ? 0 : slot + 1;
       }
-      commit_copies();
-      slot = slot + 1 == Shape::kStages ? 0 : slot + 1;
     }
   }
 
@@ -129,7 +130,6 @@ struct LinearRing {
   __device__ uint32_t fragment(int s, int tile) const {
     return slots + s * Shape::kSlotBytes + tile * kFragmentBytes;
   }
-  __device__ uint32_t x_fragment(int s, int half) const { return fragment(s, kTiles + half); }
 
   __device__ bool more_to_load() const { return next.pass < num_passes && num_chunks > 0; }
 
@@ -149,45 +149,35 @@ struct LinearRing {
 
   __device__ void load_weight(int s) const {
     const bool in_row = column + next.chunk * kStep < width;
+    const T* from = in_row ? next.weight : static_cast<const T*>(p.weight);
+    const int64_t step = in_row ? 8 * p.weight_stride : 0;
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
-      const int out_row = j % Shape::kOutTiles * 8;
-      const int64_t weight_row = j < Shape::kOutTiles ? out_row : p.out_width + out_row;
-      if (out_row >= next.num_rows) continue;
-      stream_async(fragment(s, j), in_row ? next.weight + weight_row * p.weight_stride : p.weight,
-                   in_row);
+      if (j % Shape::kOutTiles == 0 && j > 0 && in_row)
+        from = next.weight + p.out_width * p.weight_stride;
+      if (j % Shape::kOutTiles * 8 < next.num_rows) stream_async(fragment(s, j), from, in_row);
+      from += step;
     }
   }
 
-  // Rows that aren't there are zeros. (Copies that repeat another row cost as much as the rows.)
-  __device__ void load_x(int s) const {
-    const int c = next.chunk * kStep;
+  // Rows that aren't there are zeros. (Loads that repeat another row cost as much as the rows.)
+  __device__ void load_x(int i, int chunk) {
+    const int c = chunk * kStep;
 #pragma unroll
-    for (int half = 0; half < kHalves; ++half) {
-      const bool there = has_row[half] && column + c < width;
-      share_async(x_fragment(s, half), there ? x[half] + c : p.x, there);
-    }
+    for (int half = 0; half < kHalves; ++half)
+      read_l2(x_values[i][half], x[half] + c, has_row[half] && column + c < width);
   }
 
-  template <class F>
-  __device__ void for_each_filled(F&& f) const {
-    int chunk = 0;
-#pragma unroll
-    for (int s = 0; s < Shape::kStages; ++s) {
-      if (s >= num_passes * num_chunks) break;
-#pragma unroll
-      for (int half = 0; half < kHalves; ++half) f(s, half, chunk * kStep);
-      if (++chunk == num_chunks) chunk = 0;
-    }
-  }
-
-  __device__ void multiply(Sums& sum) const {
-    const uint4 low = read_shared(x_fragment(slot, 0));
-    uint4 high = make_uint4(0, 0, 0, 0);
-    if constexpr (kHalves == 2) high = read_shared(x_fragment(slot, 1));
+  __device__ void multiply(Sums& sum, const uint4 (&x)[kHalves]) const {
     uint4 w[kTiles];  // all are asked for before the first product
 #pragma unroll
-    for (int j = 0; j < kTiles; ++j) w[j] = read_shared(fragment(slot, j));
+    for (int j = 0; j < kTiles; ++j) {
+      const bool beyond = 8 * j + row >= Shape::kRows;  // in half a tile: any row will do
+      w[j] = read_shared(fragment(slot, j) - (beyond ? 4 * kRowBytes : 0));
+    }
+    const uint4 low = x[0];
+    uint4 high = make_uint4(0, 0, 0, 0);
+    if constexpr (kHalves == 2) high = x[1];
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) mma<T>(sum[j], {low.x, high.x, low.y, high.y}, w[j].x, w[j].y);
 #pragma unroll

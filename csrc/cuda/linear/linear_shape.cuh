@@ -7,31 +7,32 @@
 
 namespace lightvl::cuda {
 
-constexpr int kChunk = 32;           // columns that a warp multiplies at once, 8 a lane
-constexpr int kFragmentBytes = 512;  // 8 rows of a chunk, 16 bytes a lane
-constexpr int kTileBytes = 256;      // sums of 8 rows of x by 8 of the weight, two a lane
+constexpr int kChunk = 32;  // columns that a warp multiplies at once, 8 a lane
+constexpr int kRowBytes = 64, kFragmentBytes = 8 * kRowBytes;  // of a chunk; 16 bytes a lane
+constexpr int kTileBytes = 256;  // sums of 8 rows of x by 8 of the weight, two a lane
 
 __host__ __device__ constexpr int divide_up(int a, int b) { return (a + b - 1) / b; }
 
 // Two kernels of a chain share an SM of Hopper's if none takes more.
 constexpr int kHalfOfHopper = 113 * 1024;
 
-template <int kTiles_, int kHalves_, int kCluster_, bool kOnePass_, bool kSilu_, int kMostBytes>
+template <int kRows_, int kHalves_, int kCluster_, bool kOnePass_, bool kSilu_, int kMostBytes>
 struct LinearShape {
-  static constexpr int kTiles = kTiles_;         // of 8 rows of the weight, in a pass
+  static constexpr int kRows = kRows_;  // of the weight in a pass, a multiple of 4
+  static constexpr int kTiles = divide_up(kRows, 8);
   static constexpr int kHalves = kHalves_;       // of 8 rows of x
   static constexpr int kCluster = kCluster_;     // blocks that share the columns of a band
   static constexpr bool kOnePass = kOnePass_;    // no band has more rows
   static constexpr int kParts = kSilu_ ? 2 : 1;  // products behind a result: gate and up
   static constexpr int kWarps = 8, kThreads = 32 * kWarps;
   static constexpr int kSources = kWarps * kCluster;  // warps that share the columns
-  static constexpr int kOutTiles = kTiles / kParts, kPassRows = 8 * kOutTiles;
+  static constexpr int kOutTiles = kTiles / kParts, kPassRows = kRows / kParts;
   // Tiles of 8 x 8 results that a block adds up and writes, and one of its warps.
   static constexpr int kItems = divide_up(kOutTiles * kHalves, kCluster);
   static constexpr int kWarpItems = divide_up(kItems, kWarps);
 
-  // A warp's slot of the ring holds the fragments of a chunk: the weight's, then x's.
-  static constexpr int kSlotBytes = kFragmentBytes * (kTiles + kHalves);
+  // A warp's slot of the ring holds a chunk of the weight.
+  static constexpr int kSlotBytes = kRowBytes * kRows;
   // The sums that a block gets from each warp. Those of one pass within a block are left where the
   // warp's ring was.
   static constexpr bool kInRing = kOnePass && kCluster == 1;

@@ -17,19 +17,19 @@ constexpr int kHalf = kHalfOfHopper, kWhole = 2 * kHalfOfHopper, kLeast = 99 * 1
 
 // Bands of any size; with less shared memory, for other GPUs.
 template <int kHalves>
-using Long = LinearShape<8, kHalves, 1, false, false, kWhole>;
+using Long = LinearShape<64, kHalves, 1, false, false, kWhole>;
 template <int kHalves>
-using LongSilu = LinearShape<8, kHalves, 1, false, true, kWhole>;
+using LongSilu = LinearShape<64, kHalves, 1, false, true, kWhole>;
 template <int kHalves>
-using Small = LinearShape<4, kHalves, 1, false, false, kLeast>;
+using Small = LinearShape<32, kHalves, 1, false, false, kLeast>;
 template <int kHalves>
-using SmallSilu = LinearShape<4, kHalves, 1, false, true, kLeast>;
+using SmallSilu = LinearShape<32, kHalves, 1, false, true, kLeast>;
 
 // Bands of one pass, of a block or a pair of blocks.
-template <int kTiles, int kCluster>
+template <int kRows, int kCluster>
 struct OnePass {
   template <int kHalves>
-  using Shape = LinearShape<kTiles, kHalves, kCluster, true, false, kHalf>;
+  using Shape = LinearShape<kRows, kHalves, kCluster, true, false, kHalf>;
 };
 
 // All SMs have one block. The shape follows from the device and the weight alone, never from the
@@ -48,13 +48,15 @@ cudaError_t launch_linear_small(const LinearSmallParams& p, cudaStream_t stream)
   }
   if (p.silu_mul) return launch_halves<T, LongSilu>(p, blocks, stream);
   if (most_rows(pairs) <= 24)
-    return launch_halves<T, OnePass<3, 2>::template Shape>(p, pairs, stream);
+    return launch_halves<T, OnePass<24, 2>::template Shape>(p, pairs, stream);
   if (most_rows(pairs) <= 32)
-    return launch_halves<T, OnePass<4, 2>::template Shape>(p, pairs, stream);
-  if (most_rows(blocks) <= 32)
-    return launch_halves<T, OnePass<4, 1>::template Shape>(p, blocks, stream);
+    return launch_halves<T, OnePass<32, 2>::template Shape>(p, pairs, stream);
+  if (most_rows(blocks) <= 28)
+    return launch_halves<T, OnePass<28, 1>::template Shape>(p, blocks, stream);
+  if (most_rows(blocks) <= 36)
+    return launch_halves<T, OnePass<36, 1>::template Shape>(p, blocks, stream);
   if (most_rows(blocks) <= 40)
-    return launch_halves<T, OnePass<5, 1>::template Shape>(p, blocks, stream);
+    return launch_halves<T, OnePass<40, 1>::template Shape>(p, blocks, stream);
   return launch_halves<T, Long>(p, blocks, stream);
 }
 

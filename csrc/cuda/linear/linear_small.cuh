@@ -1,7 +1,7 @@
 // out = x * weight^T for up to 16 rows of x, with bias, silu(gate) * up, or a residual added.
 //
 // The weight is read once and is all that counts. A block, or a cluster of two, owns a band of its
-// rows and walks over it in passes of up to 8 * kTiles rows; in a pass the columns are dealt to the
+// rows and walks over it in passes of up to kRows rows; in a pass the columns are dealt to the
 // warps in chunks. The warps' partial sums meet in shared memory and are added in the order of the
 // warps, so that a result depends neither on timing nor on the other rows of x. In a cluster, a
 // block reads half as much of x, which counts where a band has fewer rows than x.
@@ -19,7 +19,7 @@
 namespace lightvl::cuda {
 
 template <class T, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kOnePass ? 2 : 1)
     linear_small_kernel(const __grid_constant__ LinearSmallParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_begin();  // it waits for our end, and we wait for what is before us
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
   epilogue.load_bias(rows);
   wait_for_previous();
   epilogue.load_residual(rows);
-  ring.fill_x();
+  ring.begin_x();
   for (int pass = 0; pass < ring.num_passes; ++pass) {
     if (pass > 0) {
       rows = band.part(pass, ring.num_passes);
@@ -44,6 +44,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
     }
     float sum[Shape::kTiles][4]{};
     ring.multiply_pass(sum);
+    if (pass + 1 < ring.num_passes) ring.begin_x();
     epilogue.finish(sum, rows, pass);
   }
 }
