@@ -43,7 +43,7 @@ template <class T, class Shape>
 struct LinearRing {
   static constexpr int kTiles = Shape::kTiles, kHalves = Shape::kHalves;
   static constexpr int kStep = Shape::kSources * kChunk;  // columns to a warp's next chunk
-  static constexpr int kAhead = 4;              // chunks of x on their way
+  static constexpr int kAhead = 4;                        // chunks of x on their way
   using Sums = float[kTiles][4];
 
   const LinearSmallParams& p;

@@ -27,17 +27,20 @@ struct LinearShape {
   static constexpr int kWarps = 8, kThreads = 32 * kWarps;
   static constexpr int kSources = kWarps * kCluster;  // warps that share the columns
   static constexpr int kOutTiles = kTiles / kParts, kPassRows = kRows / kParts;
-  // Tiles of 8 x 8 results that a block adds up and writes, and one of its warps.
-  static constexpr int kItems = divide_up(kOutTiles * kHalves, kCluster);
+  // Tiles of 8 x 8 results, and those that a warp adds up.
+  static constexpr int kItems = kOutTiles * kHalves;
   static constexpr int kWarpItems = divide_up(kItems, kWarps);
 
   // A warp's slot of the ring holds a chunk of the weight.
   static constexpr int kSlotBytes = kRowBytes * kRows;
-  // The sums that a block gets from each warp. Those of one pass within a block are left where the
-  // warp's ring was.
-  static constexpr bool kInRing = kOnePass && kCluster == 1;
+  // The sums of each warp. Those of one pass are left where the warp's ring was.
+  static constexpr bool kInRing = kOnePass;
   static constexpr int kSourceBytes = kItems * kParts * kTileBytes;
-  static constexpr int kSumBytes = kInRing ? 0 : kSources * kSourceBytes;
+  static constexpr int kWarpSumBytes = kInRing ? 0 : kWarps * kSourceBytes;
+  // And those of the other block of a pair.
+  static constexpr int kPairSumBytes = kCluster == 1 ? 0 : kItems * kTileBytes;
+  static constexpr int kSumBytes = kWarpSumBytes + kPairSumBytes;
+  static_assert(kCluster == 1 || (kCluster == 2 && kParts == 1 && kOnePass));
   static constexpr int kBarrierBytes = 16;
   static constexpr int kFit = (kMostBytes - kSumBytes - kBarrierBytes) / (kWarps * kSlotBytes);
   static constexpr int kStages = kFit < 8 ? kFit : 8;
@@ -46,7 +49,9 @@ struct LinearShape {
   static constexpr int kSumsAt = kInRing ? 0 : kRingBytes;
   static constexpr int kSumsStep = kInRing ? kWarpBytes : kSourceBytes;  // to the next source's
   static_assert(kSourceBytes <= kSumsStep);
-  static constexpr int kSharedBytes = kRingBytes + kSumBytes + kBarrierBytes;
+  static constexpr int kPairSumsAt = kRingBytes + kWarpSumBytes;
+  static constexpr int kBarrierAt = kRingBytes + kSumBytes;
+  static constexpr int kSharedBytes = kBarrierAt + kBarrierBytes;
 };
 
 // Rows of the output: a cluster's, or those of one of its passes.
