@@ -134,7 +134,7 @@ struct LinearEpilogue {
 
   // Each block of a pair adds up half of the tiles.
   __device__ void add_other(float2 (&totals)[Shape::kWarpItems][kParts]) const {
-    exchange.before_send();
+    if (Shape::kLate) exchange.wait();
 #pragma unroll
     for (int i = 0; i < Shape::kWarpItems; ++i) {
       if (index(i) < Shape::kItems && !is_mine(i))

@@ -10,7 +10,8 @@ template <int kCluster>
 struct PairExchange {
   __device__ PairExchange(void*, uint32_t) {}
   __device__ static int rank() { return 0; }
-  __device__ void before_send() const {}
+  __device__ void arrive() const {}
+  __device__ void wait() const {}
   __device__ void send(float2*, float2) const {}
   __device__ void receive() const {}
 };
@@ -31,13 +32,11 @@ struct PairExchange<2> {
                    "r"(bytes)
                    : "memory");
     }
-    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
   }
+  __device__ void arrive() const { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
   __device__ static int rank() { return blockIdx.x % 2; }
 
-  __device__ void before_send() const {
-    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
-  }
+  __device__ void wait() const { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 
   // Stores where `to`, an address in this block's shared memory, is in that of the other.
   __device__ void send(float2* to, float2 sums) const {

@@ -24,6 +24,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kOnePass ? 2 : 1)
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_begin();  // it waits for our end, and we wait for what is before us
   LinearEpilogue<T, Shape> epilogue(p, shared);
+  if (!Shape::kLate) epilogue.exchange.arrive();
   const int source = epilogue.rank * Shape::kWarps + epilogue.warp;
   const RowRange band = RowRange{0, static_cast<int>(p.out_width)}.part(
       blockIdx.x / Shape::kCluster, gridDim.x / Shape::kCluster);
@@ -33,9 +34,11 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kOnePass ? 2 : 1)
   epilogue.prefetch_residual(rows);
   ring.fill_weight();
   epilogue.load_bias(rows);
+  if constexpr (Shape::kShort) ring.keep_weight();
+  if (!Shape::kLate) epilogue.exchange.wait();
   wait_for_previous();
+  ring.fill_x();
   epilogue.load_residual(rows);
-  ring.begin_x();
   for (int pass = 0; pass < ring.num_passes; ++pass) {
     if (pass > 0) {
       rows = band.part(pass, ring.num_passes);
@@ -43,8 +46,11 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kOnePass ? 2 : 1)
       epilogue.load_residual(rows);
     }
     float sum[Shape::kTiles][4]{};
-    ring.multiply_pass(sum);
-    if (pass + 1 < ring.num_passes) ring.begin_x();
+    if constexpr (Shape::kShort)
+      ring.multiply_kept(sum);
+    else
+      ring.multiply_pass(sum);
+    if (Shape::kLate) epilogue.exchange.arrive();
     epilogue.finish(sum, rows, pass);
   }
 }
