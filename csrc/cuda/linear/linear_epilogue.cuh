@@ -22,6 +22,8 @@ struct LinearEpilogue {
   // Read ahead of the sums that they are added to; not set where there is nothing to add.
   T bias[Shape::kWarpItems][kParts][2];
   T residual[Shape::kWarpItems][2];
+  const T* residual_at[Shape::kWarpItems];
+  int num_residuals[Shape::kWarpItems];
 
   __device__ LinearEpilogue(const LinearSmallParams& params, uint8_t* shared)
       : p(params),
@@ -29,12 +31,16 @@ struct LinearEpilogue {
         other_sums(reinterpret_cast<float2*>(shared + Shape::kPairSumsAt) + lane),
         exchange(shared + Shape::kBarrierAt, divide_up(Shape::kItems - rank, 2) * kTileBytes) {}
 
-  __device__ void prefetch_residual(RowRange rows) const {
-    if (p.residual == nullptr) return;
+  // Finds the residual of a pass's results, and has it fetched to L2.
+  __device__ void find_residual(RowRange rows) {
 #pragma unroll
     for (int i = 0; i < Shape::kWarpItems; ++i) {
       const Item at = item(i, rows);
-      if (at.exists[0]) prefetch_to_l2(residual_at(at));
+      residual_at[i] = static_cast<const T*>(p.residual) + at.token * p.residual_stride + at.n;
+      num_residuals[i] = p.residual == nullptr ? 0 : at.exists[0] + at.exists[1];
+      if (num_residuals[i] > 0) prefetch_to_l2(residual_at[i]);
+      // Else the compiler does all this again after the wait.
+      asm volatile("" : "+l"(residual_at[i]), "+r"(num_residuals[i]));
     }
   }
 
@@ -51,14 +57,12 @@ struct LinearEpilogue {
     }
   }
 
-  __device__ void load_residual(RowRange rows) {
-    if (p.residual == nullptr) return;
+  __device__ void load_residual() {
 #pragma unroll
     for (int i = 0; i < Shape::kWarpItems; ++i) {
-      const Item at = item(i, rows);
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
-        if (at.exists[k]) residual[i][k] = __ldcg(residual_at(at) + k);
+        if (k < num_residuals[i]) residual[i][k] = __ldcg(residual_at[i] + k);
       }
     }
   }
@@ -101,10 +105,6 @@ struct LinearEpilogue {
     const int token = lane / 4 + 8 * half, n = rows.first + 8 * tile + lane % 4 * 2;
     const bool in_rows = half < Shape::kHalves && token < p.num_tokens && is_mine(i);
     return {token, n, {in_rows && n < rows.last, in_rows && n + 1 < rows.last}};
-  }
-
-  __device__ const T* residual_at(const Item& at) const {
-    return static_cast<const T*>(p.residual) + at.token * p.residual_stride + at.n;
   }
 
   __device__ float2* partial(int index, int part, int warp) const {

@@ -31,19 +31,20 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kOnePass ? 2 : 1)
   LinearRing<T, Shape> ring(p, band, source, shared);
   RowRange rows = band.part(0, ring.num_passes);
   ring.prefetch_x();
-  epilogue.prefetch_residual(rows);
+  epilogue.find_residual(rows);
   ring.fill_weight();
   epilogue.load_bias(rows);
   if constexpr (Shape::kShort) ring.keep_weight();
   if (!Shape::kLate) epilogue.exchange.wait();
   wait_for_previous();
   ring.fill_x();
-  epilogue.load_residual(rows);
+  epilogue.load_residual();
   for (int pass = 0; pass < ring.num_passes; ++pass) {
     if (pass > 0) {
       rows = band.part(pass, ring.num_passes);
       epilogue.load_bias(rows);
-      epilogue.load_residual(rows);
+      epilogue.find_residual(rows);
+      epilogue.load_residual();
     }
     float sum[Shape::kTiles][4]{};
     if constexpr (Shape::kShort)
