@@ -17,13 +17,13 @@ struct PairExchange {
 };
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-// By stores that count at the receiver's barrier. (A release at the cluster's barrier would wait
-// until all of memory agrees.) Good for one pass.
+// By stores that count at the receiver's barrier, for one pass. (A release at the cluster's barrier
+// would wait until all of memory agrees.)
 template <>
 struct PairExchange<2> {
   uint32_t barrier;
 
-  // Before others send, `bytes` in all.
+  // For `bytes` of the other block.
   __device__ PairExchange(void* shared, uint32_t bytes) : barrier(shared_address(shared)) {
     if (threadIdx.x == 0) {
       asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
@@ -33,9 +33,10 @@ struct PairExchange<2> {
                    : "memory");
     }
   }
-  __device__ void arrive() const { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
   __device__ static int rank() { return blockIdx.x % 2; }
 
+  // This block's threads are ready to be sent sums; the other's are.
+  __device__ void arrive() const { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
   __device__ void wait() const { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 
   // Stores where `to`, an address in this block's shared memory, is in that of the other.

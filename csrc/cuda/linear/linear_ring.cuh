@@ -5,9 +5,9 @@
 // across passes: a ring without any barrier. The products' fragments want other columns in a lane,
 // but a sum over columns has no order: x is copied by the same rule, so that both sides agree.
 //
-// An SM's requests are answered in about the order in which they were made. So the weight that the
-// next kernel asks for while this one waits for x must not be much at a time, or x would queue
-// behind it, and memory would be idle between the last of that weight and this kernel's next.
+// An SM's requests are answered in about the order in which they were made: x that a kernel asks
+// for queues behind what the next one, on the same SM, has asked for of its weight. So that is not
+// much at a time, and the first chunk's products wait for no more of x than they need.
 #pragma once
 
 #include "cuda/attention/mma.cuh"
@@ -70,13 +70,13 @@ struct LinearRing {
   int slot = 0;                // to be multiplied
   const T* x[kHalves];         // this lane's rows at its first column
   bool has_row[kHalves];
-  struct {
-    int pass = 0, chunk = 0;
-    int num_rows;             // of the pass, from this lane's row on
-    const T* weight;          // this lane's row of the pass at the chunk's columns
-  } next;                     // chunk to be asked for
   Weight kept_weight[kKept];  // of a short product: all chunks
   X kept_x[kKept];
+  struct {
+    int pass = 0, chunk = 0;
+    int num_rows;     // of the pass, from this lane's row on
+    const T* weight;  // this lane's row of the pass at the chunk's columns
+  } next;             // chunk to be asked for
 
   __device__ LinearRing(const LinearSmallParams& params, RowRange rows, int source, uint8_t* shared)
       : p(params),

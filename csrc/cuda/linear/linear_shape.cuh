@@ -7,9 +7,10 @@
 
 namespace lightvl::cuda {
 
-constexpr int kChunk = 32;  // columns that a warp multiplies at once
-constexpr int kRowBytes = 64, kFragmentBytes = 8 * kRowBytes;  // of a chunk, 16 bytes a lane
-constexpr int kTileBytes = 256;  // sums of 8 rows of x by 8 of the weight, two a lane
+constexpr int kChunk = 32;                     // columns that a warp multiplies at once
+constexpr int kRowBytes = 64;                  // of a chunk, 16 bytes for each of four lanes
+constexpr int kFragmentBytes = 8 * kRowBytes;  // of 8 rows, for a warp
+constexpr int kTileBytes = 256;                // sums of 8 rows of x by 8 of the weight, two a lane
 
 __host__ __device__ constexpr int divide_up(int a, int b) { return (a + b - 1) / b; }
 
@@ -24,7 +25,7 @@ struct LinearShape {
   static constexpr int kCluster = kCluster_;     // blocks that share the columns of a band
   static constexpr int kParts = kSilu_ ? 2 : 1;  // products behind a result: gate and up
   static constexpr bool kOnePass = kOnePass_;    // no band has more rows
-  // Chunks of a warp, if they are so few that the registers have room for their weight.
+  // A short product's chunks of a warp: so few that the registers have room for their weight.
   static constexpr int kChunks = kChunks_;
   static constexpr bool kShort = kChunks > 0;
   static constexpr int kWarps = 8, kThreads = 32 * kWarps;
@@ -35,18 +36,19 @@ struct LinearShape {
   static constexpr int kItems = kOutTiles * kHalves;
   static constexpr int kWarpItems = divide_up(kItems, kWarps);
 
-  // While the ring fills, a block of a pair has no more than these on their way.
+  // While the ring fills, a warp of a pair has no more tiles than this on their way.
   static constexpr bool kPaced = kCluster == 2;
   static constexpr int kFillTiles = kPaced ? 4 : kTiles;
 
-  // A warp's slot of the ring holds a chunk of the weight, then of x. Short products have all of
-  // their chunks in slots, and x in registers.
+  // A warp's slot of the ring holds a chunk of the weight, then of x. A short product has slots for
+  // all of its chunks, and x in registers.
   static constexpr int kXBytes = kShort ? 0 : kHalves * kFragmentBytes;
   static constexpr int kSlotBytes = kRows * kRowBytes + kXBytes;
   // The sums of each warp. Those of one pass are left where the warp's ring was.
   static constexpr int kSourceBytes = kItems * kParts * kTileBytes;
   static constexpr int kWarpSumBytes = kOnePass ? 0 : kWarps * kSourceBytes;
-  // And those of the other block of a pair: in the ring too, if the block can't begin without.
+  // And those of the other block of a pair: where bands are large in the ring too, so that the
+  // blocks meet late, when both have done with it.
   static constexpr bool kLate = kCluster == 2 && kRows > 32;
   static constexpr int kPairSumBytes = kCluster == 1 || kLate ? 0 : kItems * kTileBytes;
   static constexpr int kSumBytes = kWarpSumBytes + kPairSumBytes;

@@ -3,13 +3,14 @@
 // The weight is read once and is all that counts. A block, or a cluster of two, owns a band of its
 // rows and walks over it in passes of up to kRows rows; in a pass the columns are dealt to the
 // warps in chunks. The warps' partial sums meet in shared memory and are added in the order of the
-// warps, so that a result depends neither on timing nor on the other rows of x. In a cluster, a
-// block reads half as much of x, which counts where a band has fewer rows than x.
+// warps, then of the two blocks, so that a result depends neither on timing nor on the other rows
+// of x. In a cluster, a block reads half as much of x, which counts where bands are small.
 //
 // With programmatic launch, the next kernel of the stream starts as soon as this one's blocks run,
 // and this one asks for its first chunks of the weight before the kernel that makes x has ended.
 // Where a block takes less than half of an SM's shared memory, two kernels of a chain share the SM:
-// one streams while the other waits for x, adds up and ends.
+// one streams while the other waits for x, adds up and ends. Where a warp has few columns, it takes
+// all of its weight to registers meanwhile, and nothing is left to do but what x is needed for.
 #pragma once
 
 #include "cuda/common/launch.cuh"
