@@ -44,8 +44,10 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kOnePass ? 2 : 1)
     if (pass > 0) {
       rows = band.part(pass, ring.num_passes);
       epilogue.load_bias(rows);
-      epilogue.find_residual(rows);
-      epilogue.load_residual();
+      if (p.residual != nullptr) {
+        epilogue.find_residual(rows);
+        epilogue.load_residual();
+      }
     }
     float sum[Shape::kTiles][4]{};
     if constexpr (Shape::kShort)
