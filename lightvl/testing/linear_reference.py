@@ -32,6 +32,7 @@ LINEAR_CASES = (
     LinearCase(5, 1000, 501, bias=True, residual=True),
     LinearCase(11, 104, 1000),
     LinearCase(16, 896, 20001),
+    LinearCase(9, 264, 9001, bias=True, residual=True),
     LinearCase(16, 1536, 8960, silu_mul=True),
     LinearCase(1, 896, 4864, silu_mul=True, bias=True),
     LinearCase(7, 72, 133, silu_mul=True, bias=True, residual=True),

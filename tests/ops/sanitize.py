@@ -64,6 +64,9 @@ CASES: dict[str, tuple[Any, ...]] = {
     "linear_small": (
         LinearCase(5, 1000, 501, bias=True, residual=True),
         LinearCase(16, 896, 600, silu_mul=True),
+        LinearCase(9, 2056, 700, residual=True),
+        LinearCase(3, 1024, 2600, bias=True),
+        LinearCase(10, 320, 4608),
     ),
     "image_preprocess": (ImageCase((Picture(100, 56, 2, 1, True), Picture(37, 45)), 28),),
 }

@@ -1,34 +1,30 @@
-// How the warps' sums get to the block that adds them up.
+// How the blocks of a pair get each other's sums.
 #pragma once
 
 #include "cuda/attention/mma.cuh"
 
 namespace lightvl::cuda {
 
-// Within a block: by a barrier of its threads.
+// A block alone has nothing to exchange.
 template <int kCluster>
-struct SumExchange {
-  static_assert(kCluster == 1);
-
-  __device__ SumExchange(void*, uint32_t) {}
+struct PairExchange {
+  __device__ PairExchange(void*, uint32_t) {}
   __device__ static int rank() { return 0; }
-
-  __device__ void before_send(int pass) const {
-    if (pass > 0) __syncthreads();
-  }
-  __device__ void send(float2* to, int, float2 sums) const { *to = sums; }
-  __device__ void receive() const { __syncthreads(); }
+  __device__ void arrive() const {}
+  __device__ void wait() const {}
+  __device__ void send(float2*, float2) const {}
+  __device__ void receive() const {}
 };
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-// Within a cluster of two: by stores that count at the receiver's barrier. (A release at the
-// cluster's barrier would wait until all of memory agrees.) Good for one pass.
+// By stores that count at the receiver's barrier, for one pass. (A release at the cluster's barrier
+// would wait until all of memory agrees.)
 template <>
-struct SumExchange<2> {
+struct PairExchange<2> {
   uint32_t barrier;
 
-  // Before others send, `bytes` in all.
-  __device__ SumExchange(void* shared, uint32_t bytes) : barrier(shared_address(shared)) {
+  // For `bytes` of the other block.
+  __device__ PairExchange(void* shared, uint32_t bytes) : barrier(shared_address(shared)) {
     if (threadIdx.x == 0) {
       asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
       asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -36,23 +32,22 @@ struct SumExchange<2> {
                    "r"(bytes)
                    : "memory");
     }
-    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
   }
   __device__ static int rank() { return blockIdx.x % 2; }
 
-  __device__ void before_send(int) const {
-    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
-  }
+  // This block's threads are ready to be sent sums; the other's are.
+  __device__ void arrive() const { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
+  __device__ void wait() const { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 
-  // Stores where `to`, an address in this block's shared memory, is in that of `block`.
-  __device__ void send(float2* to, int block, float2 sums) const {
+  // Stores where `to`, an address in this block's shared memory, is in that of the other.
+  __device__ void send(float2* to, float2 sums) const {
     asm volatile(
         "{\n.reg .b32 address, barrier;\n"
         "mapa.shared::cluster.u32 address, %0, %2;\n"
         "mapa.shared::cluster.u32 barrier, %1, %2;\n"
         "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [address], {%3, %4}, "
         "[barrier];\n}" ::"r"(shared_address(to)),
-        "r"(barrier), "r"(block), "f"(sums.x), "f"(sums.y)
+        "r"(barrier), "r"(1 - rank()), "f"(sums.x), "f"(sums.y)
         : "memory");
   }
 
@@ -71,8 +66,8 @@ struct SumExchange<2> {
 };
 #else
 template <>
-struct SumExchange<2> : SumExchange<1> {  // is never launched
-  using SumExchange<1>::SumExchange;
+struct PairExchange<2> : PairExchange<1> {  // is never launched
+  using PairExchange<1>::PairExchange;
 };
 #endif
 

@@ -4,6 +4,10 @@
 // 8 * (lane % 4) of each 32) to a place of its own in shared memory, kStages chunks ahead and
 // across passes: a ring without any barrier. The products' fragments want other columns in a lane,
 // but a sum over columns has no order: x is copied by the same rule, so that both sides agree.
+//
+// An SM's requests are answered in about the order in which they were made: x that a kernel asks
+// for queues behind what the next one, on the same SM, has asked for of its weight. So that is not
+// much at a time, and the first chunk's products wait for no more of x than they need.
 #pragma once
 
 #include "cuda/attention/mma.cuh"
@@ -26,6 +30,20 @@ __device__ inline void share_async(uint32_t to, const void* from, bool there) {
                : "memory");
 }
 
+// The same to registers.
+__device__ inline uint4 read_l2(const void* from, bool there) {
+  uint4 x;
+  asm volatile(
+      "{\n.reg .pred there;\n"
+      "setp.ne.u32 there, %5, 0;\n"
+      "mov.u32 %0, 0; mov.u32 %1, 0; mov.u32 %2, 0; mov.u32 %3, 0;\n"
+      "@there ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];\n}"
+      : "=&r"(x.x), "=&r"(x.y), "=&r"(x.z), "=&r"(x.w)
+      : "l"(from), "r"(static_cast<int>(there))
+      : "memory");
+  return x;
+}
+
 __device__ inline uint4 read_shared(uint32_t from) {
   uint4 x;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -33,17 +51,15 @@ __device__ inline uint4 read_shared(uint32_t from) {
                : "r"(from));
   return x;
 }
-__device__ inline void write_shared(uint32_t to, const uint4& x) {
-  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x.x), "r"(x.y), "r"(x.z),
-               "r"(x.w)
-               : "memory");
-}
 
 template <class T, class Shape>
 struct LinearRing {
-  static constexpr int kTiles = Shape::kTiles, kHalves = Shape::kHalves;
+  static constexpr int kTiles = Shape::kTiles, kHalves = Shape::kHalves, kStages = Shape::kStages;
   static constexpr int kStep = Shape::kSources * kChunk;  // columns to a warp's next chunk
+  static constexpr int kKept = Shape::kShort ? kStages : 1;
   using Sums = float[kTiles][4];
+  using Weight = uint4[kTiles];
+  using X = uint4[kHalves];
 
   const LinearSmallParams& p;
   const int row = threadIdx.x % 32 / 4;
@@ -54,6 +70,8 @@ struct LinearRing {
   int slot = 0;                // to be multiplied
   const T* x[kHalves];         // this lane's rows at its first column
   bool has_row[kHalves];
+  Weight kept_weight[kKept];  // of a short product: all chunks
+  X kept_x[kKept];
   struct {
     int pass = 0, chunk = 0;
     int num_rows;     // of the pass, from this lane's row on
@@ -65,8 +83,9 @@ struct LinearRing {
         column(source * kChunk + threadIdx.x % 4 * 8),
         width(static_cast<int>(p.width)),
         band(rows) {
-    num_passes = divide_up(band.size(), Shape::kPassRows);
-    num_chunks = divide_up(divide_up(width, kChunk) - source, Shape::kSources);
+    num_passes = Shape::kOnePass ? 1 : divide_up(band.size(), Shape::kPassRows);
+    num_chunks =
+        Shape::kShort ? kStages : divide_up(divide_up(width, kChunk) - source, Shape::kSources);
     slots = shared_address(shared) + threadIdx.x / 32 * Shape::kWarpBytes + threadIdx.x % 32 * 16;
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
@@ -89,39 +108,60 @@ struct LinearRing {
   // Fills the ring with the weight.
   __device__ void fill_weight() {
 #pragma unroll 1
-    for (int s = 0; s < Shape::kStages; ++s) {
-      if (more_to_load()) {
-        load_weight(s);
-        advance();
+    for (int s = 0; s < kStages && more_to_load(); ++s) {
+#pragma unroll
+      for (int tile = 0; tile < kTiles; tile += Shape::kFillTiles) {
+        if (Shape::kPaced) wait_for_copies<0>();
+        load_weight(s, tile, min(tile + Shape::kFillTiles, kTiles));
+        commit_copies();
       }
-      commit_copies();
+      advance();
     }
   }
 
-  // x of the chunks in the ring, on another way than they: it must not wait for them.
-  __device__ void fill_x() const {
-    uint4 values[Shape::kStages][kHalves];
-    for_each_filled([&](int s, int half, int c) {
-      values[s][half] = make_uint4(0, 0, 0, 0);
-      if (has_row[half] && column + c < width)
-        values[s][half] = __ldcg(reinterpret_cast<const uint4*>(x[half] + c));
-    });
-    for_each_filled(
-        [&](int s, int half, int) { write_shared(x_fragment(s, half), values[s][half]); });
+  // Asks for x of the chunks in the ring, or of all of a short product.
+  __device__ void fill_x() {
+    int chunk = 0;
+#pragma unroll
+    for (int s = 0; s < kStages; ++s) {
+      if constexpr (Shape::kShort) {
+        keep_x(s);
+      } else {
+        if (s < num_passes * num_chunks) load_x(s, chunk);
+        commit_copies();
+        if (++chunk == num_chunks) chunk = 0;
+      }
+    }
+  }
+
+  // Takes a short product's weight to registers, so that its products can follow x at once.
+  __device__ void keep_weight() {
+    wait_for_copies<0>();
+#pragma unroll
+    for (int s = 0; s < kStages; ++s) read_weight(kept_weight[s], s);
+  }
+  __device__ void multiply_kept(Sums& sum) const {
+#pragma unroll
+    for (int s = 0; s < kStages; ++s) multiply(sum, kept_weight[s], kept_x[s]);
   }
 
   // Adds a pass's products, and refills the ring.
   __device__ void multiply_pass(Sums& sum) {
     for (int chunk = 0; chunk < num_chunks; ++chunk) {
-      wait_for_copies<Shape::kStages - 1>();
-      multiply(sum);
+      wait_for_copies<kStages - 1>();
+      X x;
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) x[half] = read_shared(x_fragment(slot, half));
+      Weight weight;
+      read_weight(weight, slot);  // all of it before the first product
+      multiply(sum, weight, x);
       if (more_to_load()) {
-        load_weight(slot);
-        load_x(slot);
+        load_weight(slot, 0, kTiles);
+        load_x(slot, next.chunk);
         advance();
       }
       commit_copies();
-      slot = slot + 1 == Shape::kStages ? 0 : slot + 1;
+      slot = slot + 1 == kStages ? 0 : slot + 1;
     }
   }
 
@@ -129,7 +169,9 @@ struct LinearRing {
   __device__ uint32_t fragment(int s, int tile) const {
     return slots + s * Shape::kSlotBytes + tile * kFragmentBytes;
   }
-  __device__ uint32_t x_fragment(int s, int half) const { return fragment(s, kTiles + half); }
+  __device__ uint32_t x_fragment(int s, int half) const {
+    return slots + s * Shape::kSlotBytes + Shape::kRows * kRowBytes + half * kFragmentBytes;
+  }
 
   __device__ bool more_to_load() const { return next.pass < num_passes && num_chunks > 0; }
 
@@ -147,21 +189,22 @@ struct LinearRing {
     begin_pass();
   }
 
-  __device__ void load_weight(int s) const {
+  __device__ void load_weight(int s, int first_tile, int last_tile) const {
     const bool in_row = column + next.chunk * kStep < width;
+    const int64_t step = in_row ? 8 * p.weight_stride : 0;
+    const T* from = (in_row ? next.weight : static_cast<const T*>(p.weight)) + first_tile * step;
 #pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-      const int out_row = j % Shape::kOutTiles * 8;
-      const int64_t weight_row = j < Shape::kOutTiles ? out_row : p.out_width + out_row;
-      if (out_row >= next.num_rows) continue;
-      stream_async(fragment(s, j), in_row ? next.weight + weight_row * p.weight_stride : p.weight,
-                   in_row);
+    for (int j = first_tile; j < last_tile; ++j) {
+      if (j % Shape::kOutTiles == 0 && j > 0 && in_row)
+        from = next.weight + p.out_width * p.weight_stride;
+      if (j % Shape::kOutTiles * 8 < next.num_rows) stream_async(fragment(s, j), from, in_row);
+      from += step;
     }
   }
 
   // Rows that aren't there are zeros. (Copies that repeat another row cost as much as the rows.)
-  __device__ void load_x(int s) const {
-    const int c = next.chunk * kStep;
+  __device__ void load_x(int s, int chunk) const {
+    const int c = chunk * kStep;
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
       const bool there = has_row[half] && column + c < width;
@@ -169,25 +212,25 @@ struct LinearRing {
     }
   }
 
-  template <class F>
-  __device__ void for_each_filled(F&& f) const {
-    int chunk = 0;
+  __device__ void keep_x(int chunk) {
+    const int c = chunk * kStep;
 #pragma unroll
-    for (int s = 0; s < Shape::kStages; ++s) {
-      if (s >= num_passes * num_chunks) break;
+    for (int half = 0; half < kHalves; ++half)
+      kept_x[chunk][half] = read_l2(x[half] + c, has_row[half] && column + c < width);
+  }
+
+  __device__ void read_weight(Weight& weight, int s) const {
 #pragma unroll
-      for (int half = 0; half < kHalves; ++half) f(s, half, chunk * kStep);
-      if (++chunk == num_chunks) chunk = 0;
+    for (int j = 0; j < kTiles; ++j) {
+      const bool beyond = 8 * j + row >= Shape::kRows;  // in half a tile: any row will do
+      weight[j] = read_shared(fragment(s, j) - (beyond ? 4 * kRowBytes : 0));
     }
   }
 
-  __device__ void multiply(Sums& sum) const {
-    const uint4 low = read_shared(x_fragment(slot, 0));
+  __device__ void multiply(Sums& sum, const Weight& w, const X& x) const {
+    const uint4 low = x[0];
     uint4 high = make_uint4(0, 0, 0, 0);
-    if constexpr (kHalves == 2) high = read_shared(x_fragment(slot, 1));
-    uint4 w[kTiles];  // all are asked for before the first product
-#pragma unroll
-    for (int j = 0; j < kTiles; ++j) w[j] = read_shared(fragment(slot, j));
+    if constexpr (kHalves == 2) high = x[1];
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) mma<T>(sum[j], {low.x, high.x, low.y, high.y}, w[j].x, w[j].y);
 #pragma unroll

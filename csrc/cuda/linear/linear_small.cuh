@@ -1,15 +1,16 @@
 // out = x * weight^T for up to 16 rows of x, with bias, silu(gate) * up, or a residual added.
 //
 // The weight is read once and is all that counts. A block, or a cluster of two, owns a band of its
-// rows and walks over it in passes of up to 8 * kTiles rows; in a pass the columns are dealt to the
+// rows and walks over it in passes of up to kRows rows; in a pass the columns are dealt to the
 // warps in chunks. The warps' partial sums meet in shared memory and are added in the order of the
-// warps, so that a result depends neither on timing nor on the other rows of x. In a cluster, a
-// block reads half as much of x, which counts where a band has fewer rows than x.
+// warps, then of the two blocks, so that a result depends neither on timing nor on the other rows
+// of x. In a cluster, a block reads half as much of x, which counts where bands are small.
 //
 // With programmatic launch, the next kernel of the stream starts as soon as this one's blocks run,
 // and this one asks for its first chunks of the weight before the kernel that makes x has ended.
 // Where a block takes less than half of an SM's shared memory, two kernels of a chain share the SM:
-// one streams while the other waits for x, adds up and ends.
+// one streams while the other waits for x, adds up and ends. Where a warp has few columns, it takes
+// all of its weight to registers meanwhile, and nothing is left to do but what x is needed for.
 #pragma once
 
 #include "cuda/common/launch.cuh"
@@ -19,31 +20,41 @@
 namespace lightvl::cuda {
 
 template <class T, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads)
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kOnePass ? 2 : 1)
     linear_small_kernel(const __grid_constant__ LinearSmallParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_begin();  // it waits for our end, and we wait for what is before us
   LinearEpilogue<T, Shape> epilogue(p, shared);
+  if (!Shape::kLate) epilogue.exchange.arrive();
   const int source = epilogue.rank * Shape::kWarps + epilogue.warp;
   const RowRange band = RowRange{0, static_cast<int>(p.out_width)}.part(
       blockIdx.x / Shape::kCluster, gridDim.x / Shape::kCluster);
   LinearRing<T, Shape> ring(p, band, source, shared);
   RowRange rows = band.part(0, ring.num_passes);
   ring.prefetch_x();
-  epilogue.prefetch_residual(rows);
+  epilogue.find_residual(rows);
   ring.fill_weight();
   epilogue.load_bias(rows);
+  if constexpr (Shape::kShort) ring.keep_weight();
+  if (!Shape::kLate) epilogue.exchange.wait();
   wait_for_previous();
-  epilogue.load_residual(rows);
   ring.fill_x();
+  epilogue.load_residual();
   for (int pass = 0; pass < ring.num_passes; ++pass) {
     if (pass > 0) {
       rows = band.part(pass, ring.num_passes);
       epilogue.load_bias(rows);
-      epilogue.load_residual(rows);
+      if (p.residual != nullptr) {
+        epilogue.find_residual(rows);
+        epilogue.load_residual();
+      }
     }
     float sum[Shape::kTiles][4]{};
-    ring.multiply_pass(sum);
+    if constexpr (Shape::kShort)
+      ring.multiply_kept(sum);
+    else
+      ring.multiply_pass(sum);
+    if (Shape::kLate) epilogue.exchange.arrive();
     epilogue.finish(sum, rows, pass);
   }
 }
