@@ -65,7 +65,11 @@ CASES: dict[str, tuple[Any, ...]] = {
         LinearCase(5, 1000, 501, bias=True, residual=True),
         LinearCase(16, 896, 600, silu_mul=True),
     ),
-    "image_preprocess": (ImageCase((Picture(100, 56, 2, 1, True), Picture(37, 45)), 28),),
+    "image_preprocess": (
+        ImageCase((Picture(100, 56, 2, 1, True), Picture(37, 45)), 28),
+        ImageCase((Picture(40, 300), Picture(300, 40)), 28),
+        ImageCase((Picture(1, 107, 3, 3),), 16, 1),
+    ),
 }
 
 
