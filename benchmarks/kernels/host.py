@@ -1,12 +1,10 @@
-"""What a call of each operator costs the host.
+"""What a call of each operator's typed function costs the host, checks and launch included.
 
-Of the typed function, which makes its outputs by torch, and of the operator that it calls, which
-writes into outputs that are there; checks and launch included in both.
+Once into outputs that are there, once with new ones, which torch makes.
 """
 
-import sys
 from collections.abc import Callable
-from types import BuiltinFunctionType
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +20,7 @@ from lightvl.testing.sampling_reference import SampleCase
 FEW, MANY = 8.0, 15.0  # microseconds for up to four tensors, and for more
 
 
-def _calls() -> dict[str, tuple[Callable[[], object], float]]:
+def _calls() -> dict[str, tuple[Callable[..., object], float]]:
     """Each operator on a shape that keeps the GPU for less than the host, and its budget."""
     i = norm_inputs(1, 3584)
     gate_up = random(1, 7168)
@@ -45,61 +43,50 @@ def _calls() -> dict[str, tuple[Callable[[], object], float]]:
     picture = image.make(64, 64, 1, 1).arguments()
     few, scale = make_linear(1, 896, 896, "residual"), paged.DIM**-0.5
     return {
-        "rms_norm": (lambda: ops.rms_norm(i.x, i.weight, EPS), FEW),
-        "add_rms_norm": (lambda: ops.add_rms_norm(i.x, i.residual, i.weight, EPS), FEW),
-        "layer_norm": (lambda: ops.layer_norm(i.x, i.weight, i.bias, EPS), FEW),
-        "scale_add": (lambda: ops.scale_add(i.x, i.weight, i.residual, i.bias), MANY),
-        "silu_mul": (lambda: ops.silu_mul(gate_up), FEW),
-        "gelu": (lambda: ops.gelu(i.x, i.bias), FEW),
-        "gather_embeddings": (lambda: ops.gather_embeddings(*gather, image_rows, arena), MANY),
-        "rope_write_kv": (lambda: ops.rope_write_kv(*rope_arguments), MANY),
+        "rms_norm": (partial(ops.rms_norm, i.x, i.weight, EPS), FEW),
+        "add_rms_norm": (partial(ops.add_rms_norm, i.x, i.residual, i.weight, EPS), FEW),
+        "layer_norm": (partial(ops.layer_norm, i.x, i.weight, i.bias, EPS), FEW),
+        "scale_add": (partial(ops.scale_add, i.x, i.weight, i.residual, i.bias), MANY),
+        "silu_mul": (partial(ops.silu_mul, gate_up), FEW),
+        "gelu": (partial(ops.gelu, i.x, i.bias), FEW),
+        "gather_embeddings": (
+            partial(ops.gather_embeddings, *gather, image_rows, arena),
+            MANY,
+        ),
+        "rope_write_kv": (partial(ops.rope_write_kv, *rope_arguments), MANY),
         "paged_attention, decode": (
-            lambda: ops.paged_attention(decode.q, keys, values, *tables, scale, 1),
+            partial(ops.paged_attention, decode.q, keys, values, *tables, scale, 1),
             MANY,
         ),
         "paged_attention, prefill": (
-            lambda: ops.paged_attention(
-                prefill.q, prefill_keys, prefill_values, *prefill_tables, scale, 64
+            partial(
+                ops.paged_attention,
+                prefill.q,
+                prefill_keys,
+                prefill_values,
+                *prefill_tables,
+                scale,
+                64,
             ),
             MANY,
         ),
-        "vision_attention": (lambda: ops.vision_attention(*tile, ends, 65, 0.125), MANY),
-        "sample": (lambda: ops.sample(logits, params), MANY),
-        "image_preprocess": (lambda: ops.image_preprocess(*picture), MANY),
-        "linear_small": (lambda: ops.linear_small(few.x, few.weight, residual=few.residual), FEW),
+        "vision_attention": (partial(ops.vision_attention, *tile, ends, 65, 0.125), MANY),
+        "sample": (partial(ops.sample, logits, params), MANY),
+        "image_preprocess": (partial(ops.image_preprocess, *picture), MANY),
+        "linear_small": (
+            partial(ops.linear_small, few.x, few.weight, residual=few.residual),
+            FEW,
+        ),
     }
 
 
-def _operator(call: Callable[[], object]) -> Callable[[], object]:
-    """What the typed function `call` calls, with the arguments that it gives."""
-    modules = [m for name, m in sys.modules.items() if name.startswith("lightvl.ops.")]
-    bound = [
-        (module, name, value)
-        for module in modules
-        for name, value in vars(module).items()
-        if isinstance(value, BuiltinFunctionType) and hasattr(torch.ops.lightvl, value.__name__)
-    ]
-    seen: list[Callable[[], object]] = []
-
-    def recorder(operator: Callable[..., None]) -> Callable[..., None]:
-        return lambda *arguments: seen.append(lambda: operator(*arguments))
-
-    for module, name, operator in bound:
-        setattr(module, name, recorder(operator))
-    try:
-        call()
-    finally:
-        for module, name, operator in bound:
-            setattr(module, name, operator)
-    return seen[0]
-
-
 def measure() -> list[dict[str, Any]]:
-    """One row an operator."""
+    """One row an operator; the budget is for the call into outputs that are there."""
     rows = []
     for name, (call, budget_us) in _calls().items():
+        out = call()
         us = host_us(call)
-        operator_us = host_us(_operator(call))
+        operator_us = us if out is None else host_us(partial(call, out=out))
         rows.append(
             {
                 "benchmark": "kernel_host",
@@ -107,7 +94,7 @@ def measure() -> list[dict[str, Any]]:
                 "host_us": round(us, 2),
                 "operator_us": round(operator_us, 2),
                 "budget_us": budget_us,
-                "met": us <= budget_us,
+                "met": operator_us <= budget_us,
             }
         )
     return rows

@@ -40,7 +40,7 @@ void gelu(const Tensor& x, const std::optional<Tensor>& bias, const Tensor& out)
   if (T == 0) return;
   const GeluParams p{
       .x = x.const_data_ptr(),
-      .bias = bias ? bias->const_data_ptr() : nullptr,
+      .bias = data_or_null(bias),
       .out = out.mutable_data_ptr(),
       .num_tokens = T,
       .width = C,

@@ -133,7 +133,7 @@ void paged_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
       .cu_q_lens = cu_q_lens.const_data_ptr<int32_t>(),
       .context_lens = context_lens.const_data_ptr<int32_t>(),
       .out = out.mutable_data_ptr(),
-      .lse = lse ? lse->mutable_data_ptr<float>() : nullptr,
+      .lse = mutable_data_or_null<float>(lse),
       .num_seqs = S,
       .num_heads = H,
       .num_kv_heads = K,
@@ -159,7 +159,7 @@ void paged_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
       };
       const OnDevice guard(q.get_device_index());
       cuda::plan_paged_attention(work);
-      const Workspace room(work.workspace.bytes, q.get_device_index());
+      const Workspace room(work.workspace.bytes);
       work.workspace.data = room.data();
       work.workspace.tag = next_tag();
       return launch(op.name, cuda::paged_attention, work, q);

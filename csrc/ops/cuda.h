@@ -49,25 +49,22 @@ class OnDevice {
   int device_, previous_ = 0;
 };
 
-// Memory on a GPU from torch's allocator, free for what comes later on the current stream when this
-// ends.
+// Memory on the current device from torch's allocator, free for what comes later on the current
+// stream when this ends.
 class Workspace {
  public:
-  Workspace(int64_t bytes, int32_t device) {
-    const int64_t stride = 1;
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        aoti_torch_empty_strided(1, &bytes, &stride, aoti_torch_dtype_uint8(),
-                                 aoti_torch_device_type_cuda(), device, &tensor_));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(tensor_, &data_));
+  explicit Workspace(int64_t bytes) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_caching_allocator_raw_alloc(bytes, &data_));
   }
-  ~Workspace() { aoti_torch_delete_tensor_object(tensor_); }
+  ~Workspace() {
+    if (data_ != nullptr) aoti_torch_cuda_caching_allocator_raw_delete(data_);
+  }
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
   void* data() const { return data_; }
 
  private:
-  AtenTensorHandle tensor_ = nullptr;
   void* data_ = nullptr;
 };
 
@@ -95,7 +92,7 @@ struct OnDevice {
   explicit OnDevice(int32_t device);
 };
 struct Workspace {
-  Workspace(int64_t bytes, int32_t device);
+  explicit Workspace(int64_t bytes);
   void* data() const;
 };
 uint64_t next_tag();

@@ -31,10 +31,10 @@ void gather_embeddings(const Tensor& ids, const Tensor& table, const Tensor& ima
   if (T == 0) return;
   const int64_t element_bytes = static_cast<int64_t>(table.element_size());
   const GatherEmbeddingsParams p{
-      .ids = static_cast<const int64_t*>(ids.const_data_ptr()),
+      .ids = ids.const_data_ptr<int64_t>(),
       .table = table.const_data_ptr(),
-      .image_rows = static_cast<const int32_t*>(image_rows.const_data_ptr()),
-      .image_arena = image_arena ? image_arena->const_data_ptr() : nullptr,
+      .image_rows = image_rows.const_data_ptr<int32_t>(),
+      .image_arena = data_or_null(image_arena),
       .out = out.mutable_data_ptr(),
       .num_tokens = T,
       .row_bytes = C * element_bytes,

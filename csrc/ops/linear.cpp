@@ -26,8 +26,8 @@ void linear_small(const Tensor& x, const Tensor& weight, const std::optional<Ten
   const LinearSmallParams p{
       .x = x.const_data_ptr(),
       .weight = weight.const_data_ptr(),
-      .bias = bias ? bias->const_data_ptr() : nullptr,
-      .residual = residual ? residual->const_data_ptr() : nullptr,
+      .bias = data_or_null(bias),
+      .residual = data_or_null(residual),
       .out = out.mutable_data_ptr(),
       .num_tokens = T,
       .width = C,

@@ -111,7 +111,7 @@ void scale_add(const Tensor& x, const std::optional<Tensor>& bias, const Tensor&
   if (T == 0) return;
   const ScaleAddParams p{
       .x = x.const_data_ptr(),
-      .bias = bias ? bias->const_data_ptr() : nullptr,
+      .bias = data_or_null(bias),
       .scale = scale.const_data_ptr(),
       .residual = residual.const_data_ptr(),
       .out = out.mutable_data_ptr(),

@@ -8,19 +8,6 @@ namespace {
 
 using Optional = std::optional<Tensor>;
 
-template <class T>
-const T* data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-template <class T>
-const T* data(const Optional& tensor) {
-  return tensor ? data<T>(*tensor) : nullptr;
-}
-template <class T>
-T* mutable_data(const Optional& tensor) {
-  return tensor ? static_cast<T*>(tensor->mutable_data_ptr()) : nullptr;
-}
-
 void sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k,
             const Tensor& top_p, const Tensor& min_p, const Tensor& seeds, const Tensor& offsets,
             const Optional& penalties, const Optional& counts, const Optional& count_rows,
@@ -77,23 +64,23 @@ void sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k
   if (S == 0) return;
   const SampleParams p{
       .logits = logits.const_data_ptr(),
-      .temperature = data<float>(temperature),
-      .top_k = data<int32_t>(top_k),
-      .top_p = data<float>(top_p),
-      .min_p = data<float>(min_p),
-      .seeds = data<int64_t>(seeds),
-      .offsets = data<int64_t>(offsets),
-      .penalties = data<float>(penalties),
-      .counts = mutable_data<int16_t>(counts),
-      .count_rows = data<int32_t>(count_rows),
-      .bias_offsets = data<int32_t>(bias_offsets),
-      .bias_ids = data<int32_t>(bias_ids),
-      .bias_values = data<float>(bias_values),
-      .allowed_mask = data<int32_t>(allowed_mask),
-      .out_ids = static_cast<int64_t*>(out_ids.mutable_data_ptr()),
-      .logprobs = mutable_data<float>(logprobs),
-      .top_ids = mutable_data<int32_t>(top_ids),
-      .top_logprobs = mutable_data<float>(top_logprobs),
+      .temperature = temperature.const_data_ptr<float>(),
+      .top_k = top_k.const_data_ptr<int32_t>(),
+      .top_p = top_p.const_data_ptr<float>(),
+      .min_p = min_p.const_data_ptr<float>(),
+      .seeds = seeds.const_data_ptr<int64_t>(),
+      .offsets = offsets.const_data_ptr<int64_t>(),
+      .penalties = data_or_null<float>(penalties),
+      .counts = mutable_data_or_null<int16_t>(counts),
+      .count_rows = data_or_null<int32_t>(count_rows),
+      .bias_offsets = data_or_null<int32_t>(bias_offsets),
+      .bias_ids = data_or_null<int32_t>(bias_ids),
+      .bias_values = data_or_null<float>(bias_values),
+      .allowed_mask = data_or_null<int32_t>(allowed_mask),
+      .out_ids = out_ids.mutable_data_ptr<int64_t>(),
+      .logprobs = mutable_data_or_null<float>(logprobs),
+      .top_ids = mutable_data_or_null<int32_t>(top_ids),
+      .top_logprobs = mutable_data_or_null<float>(top_logprobs),
       .num_sequences = S,
       .vocab_size = V,
       .num_top = top_ids ? int64_t{n} : 0,
@@ -106,7 +93,8 @@ void sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k
       cuda::SampleWork work{p, nullptr};
       std::optional<Workspace> scores;
       if (!cuda::cluster_holds_row(V, logits.get_device_index())) {
-        scores.emplace(S * V * sizeof(float), logits.get_device_index());
+        const OnDevice guard(logits.get_device_index());
+        scores.emplace(S * V * sizeof(float));
         work.scores = static_cast<float*>(scores->data());
       }
       return launch(op.name, cuda::sample, work, logits);

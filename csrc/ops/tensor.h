@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "ops/stable.h"
@@ -79,5 +80,15 @@ class Tensor {
   ScalarType type_;
   int32_t device_;  // of a GPU, or kCpu
 };
+
+// The memory of an argument that may be missing, or null.
+template <class T = void>
+const T* data_or_null(const std::optional<Tensor>& tensor) {
+  return tensor ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
+}
+template <class T>
+T* mutable_data_or_null(const std::optional<Tensor>& tensor) {
+  return tensor ? static_cast<T*>(tensor->mutable_data_ptr()) : nullptr;
+}
 
 }  // namespace lightvl

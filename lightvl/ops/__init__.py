@@ -1,4 +1,13 @@
-"""The operators as typed functions: each allocates its outputs and calls the compiled library."""
+"""The operators as typed functions, which call the compiled library.
+
+Each returns new tensors, or writes to those that it is given as `out` and returns them: a tensor, a
+tuple or a `SampleResult`, whatever it would return. On a GPU torch takes about as long to make a
+tensor as an operator takes to check its arguments and launch: where calls aren't captured in a
+graph, that is what `out` saves.
+
+Tensors are read as they lie in memory: `torch._neg_view(x)`, which torch negates when it is used,
+needs `resolve_neg()` first.
+"""
 
 from lightvl.ops.activation import gelu, silu_mul
 from lightvl.ops.attention import paged_attention, vision_attention

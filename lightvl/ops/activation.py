@@ -9,22 +9,24 @@ _silu_mul = out_operator("silu_mul")
 _gelu = out_operator("gelu")
 
 
-def silu_mul(gate_up: Tensor) -> Tensor:
+def silu_mul(gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Return silu(gate) * up for the two halves of the fused projection's rows.
 
     Source: Shazeer, "GLU Variants Improve Transformer", 2020.
 
     Args:
         gate_up: [T, 2F]: gate, then up.
+        out: [T, F] to write to; a new tensor when absent.
 
     Returns:
-        [T, F].
+        [T, F], `out` where it was given.
 
     Raises:
         ValueError: the width is odd, or the tensor is not 2-D.
     """
-    shape = gate_up.shape
-    out = gate_up.new_empty(shape[0], shape[-1] // 2)
+    if out is None:
+        shape = gate_up.shape
+        out = gate_up.new_empty(shape[0], shape[-1] // 2)
     _silu_mul(gate_up, out)
     return out
 

@@ -22,6 +22,8 @@ def paged_attention(
     scale: float,
     max_q_len: int,
     lse: Literal[False] = ...,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor: ...
 
 
@@ -36,6 +38,8 @@ def paged_attention(
     scale: float,
     max_q_len: int,
     lse: Literal[True],
+    *,
+    out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -49,6 +53,8 @@ def paged_attention(
     scale: float,
     max_q_len: int,
     lse: bool = False,
+    *,
+    out: Tensor | tuple[Tensor, Tensor] | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attend causally from each sequence's new tokens to all its tokens in the KV pages.
 
@@ -76,15 +82,23 @@ def paged_attention(
         scale: factor of the scores before the softmax.
         max_q_len: bound of the new tokens of one sequence.
         lse: also return the logarithm of the softmax's denominator.
+        out: [T, H, D] to write to, with `lse` a tuple of that and float32 [T, H]; new tensors when
+            absent.
 
     Returns:
-        [T, H, D] in q's dtype; with `lse` also float32 [T, H], natural logarithms.
+        [T, H, D] in q's dtype; with `lse` also float32 [T, H], natural logarithms. `out` where it
+        was given.
 
     Raises:
         ValueError: shapes, dtypes, lengths or page numbers do not fit.
     """
-    out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    lse_out = q.new_empty(q.shape[:2], dtype=torch.float32) if lse else None
+    if out is None:
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        if lse:
+            out = out, q.new_empty(q.shape[:2], dtype=torch.float32)
+    attended, log_sums = out if isinstance(out, tuple) else (out, None)
+    if (log_sums is not None) != lse:
+        raise ValueError("paged_attention: out is a tuple of two with lse and only then")
     _paged_attention(
         q,
         k_cache,
@@ -94,14 +108,21 @@ def paged_attention(
         context_lens,
         scale,
         max_q_len,
-        out,
-        lse_out,
+        attended,
+        log_sums,
     )
-    return out if lse_out is None else (out, lse_out)
+    return out
 
 
 def vision_attention(
-    q: Tensor, k: Tensor, v: Tensor, cu_lens: Tensor, max_len: int, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_lens: Tensor,
+    max_len: int,
+    scale: float,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Attend without a mask within each segment of a packed batch.
 
@@ -115,13 +136,15 @@ def vision_attention(
         cu_lens: int32 [S + 1], where each segment begins, from 0 to T.
         max_len: bound of the tokens of one segment.
         scale: factor of the scores before the softmax.
+        out: [T, H, D] to write to, row-strided; a new tensor when absent.
 
     Returns:
-        [T, H, D], contiguous, in q's dtype.
+        [T, H, D] in q's dtype, contiguous if new, `out` where it was given.
 
     Raises:
         ValueError: shapes, dtypes or lengths do not fit.
     """
-    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    if out is None:
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
     _vision_attention(q, k, v, cu_lens, max_len, scale, out)
     return out

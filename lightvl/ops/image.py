@@ -17,6 +17,8 @@ def image_preprocess(
     patch_size: int,
     mean_std: Tensor | None,
     dtype: torch.dtype,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Resize pictures, cut them into tiles and lay those out as patches.
 
@@ -33,17 +35,22 @@ def image_preprocess(
         patch_size: side of a patch in pixels.
         mean_std: float32 [2, 3], of the channels scaled to 0..1; None for uint8.
         dtype: float32, bfloat16 or float16; or uint8, the values before they are normalised.
+        out: [tiles, patches, 3 * patch_size**2] in `dtype` to write to; a new tensor when absent.
 
     Returns:
         [tiles, patches, 3 * patch_size**2] in `dtype`, a patch's values in the order channel,
-        row, column; (value / 255 - mean) / std in float32, then rounded to `dtype`.
+        row, column; (value / 255 - mean) / std in float32, then rounded to `dtype`. `out` where
+        it was given.
 
     Raises:
         ValueError: shapes, dtypes or sizes do not fit.
     """
-    num_tiles = sum(cols * rows + thumbnail for cols, rows, thumbnail in grids.tolist())
-    num_patches = (tile_size // patch_size) ** 2
-    device = images[0].device if images else grids.device
-    out = torch.empty(num_tiles, num_patches, 3 * patch_size**2, dtype=dtype, device=device)
+    if out is None:
+        num_tiles = sum(cols * rows + thumbnail for cols, rows, thumbnail in grids.tolist())
+        num_patches = (tile_size // patch_size) ** 2
+        device = images[0].device if images else grids.device
+        out = torch.empty(num_tiles, num_patches, 3 * patch_size**2, dtype=dtype, device=device)
+    elif out.dtype != dtype:
+        raise ValueError(f"image_preprocess: out is {out.dtype}, expected {dtype}")
     _image_preprocess(list(images), grids, tile_size, patch_size, mean_std, out)
     return out

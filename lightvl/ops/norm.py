@@ -16,7 +16,7 @@ _layer_norm = out_operator("layer_norm")
 _scale_add = out_operator("scale_add")
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, *, out: Tensor | None = None) -> Tensor:
     """Scale each row to unit root mean square, then by `weight`.
 
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
@@ -25,16 +25,20 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x: [T, C], or [T, H, C] for a norm per head.
         weight: [C], contiguous.
         eps: Added to the mean square.
+        out: Of x's shape, to write to; a new tensor when absent.
 
     Returns:
-        A new tensor of x's shape.
+        A tensor of x's shape, `out` where it was given.
     """
-    out = torch.empty_like(x)
+    if out is None:
+        out = torch.empty_like(x)
     _rms_norm(x, weight, eps, out)
     return out
 
 
-def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+def add_rms_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, eps: float, *, out: Tensor | None = None
+) -> Tensor:
     """Add `x` to `residual` in place, rounded to its dtype, and return the sum's RMS norm.
 
     Args:
@@ -42,16 +46,20 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
         residual: [T, C], becomes residual + x.
         weight: [C], contiguous.
         eps: Added to the mean square.
+        out: [T, C] to write to; a new tensor when absent.
 
     Returns:
-        [T, C], rms_norm(residual, weight, eps) of the new residual.
+        [T, C], rms_norm(residual, weight, eps) of the new residual, `out` where it was given.
     """
-    out = torch.empty_like(x)
+    if out is None:
+        out = torch.empty_like(x)
     _add_rms_norm(x, residual, weight, eps, out)
     return out
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, out: Tensor | None = None
+) -> Tensor:
     """Shift and scale each row to zero mean and unit variance, then apply `weight` and `bias`.
 
     Source: Ba, Kiros and Hinton, "Layer Normalization", 2016.
@@ -61,11 +69,13 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         weight: [C], contiguous.
         bias: [C], contiguous.
         eps: Added to the variance.
+        out: [T, C] to write to; a new tensor when absent.
 
     Returns:
-        A new [T, C].
+        [T, C], `out` where it was given.
     """
-    out = torch.empty_like(x)
+    if out is None:
+        out = torch.empty_like(x)
     _layer_norm(x, weight, bias, eps, out)
     return out
 

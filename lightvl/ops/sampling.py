@@ -37,7 +37,7 @@ class SampleParams:
     num_top: int = 0  # most probable ids to return with their log-probabilities
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, it would take half a microsecond more to make
 class SampleResult:
     """Drawn ids; log-probabilities are those of the raw logits, before any change to them."""
 
@@ -47,7 +47,25 @@ class SampleResult:
     top_logprobs: Tensor | None  # float32 [S, num_top]
 
 
-def sample(logits: Tensor, params: SampleParams) -> SampleResult:
+def _new_result(logits: Tensor, params: SampleParams) -> SampleResult:
+    top_ids = top_logprobs = None
+    if params.num_top > 0:
+        num_rows = logits.shape[0]
+        top_ids = params.top_k.new_empty(num_rows, params.num_top)
+        top_logprobs = params.top_p.new_empty(num_rows, params.num_top)
+    logprobs = torch.empty_like(params.temperature) if params.logprobs else None
+    return SampleResult(torch.empty_like(params.offsets), logprobs, top_ids, top_logprobs)
+
+
+def _check_result(out: SampleResult, params: SampleParams) -> None:
+    num_top = 0 if out.top_ids is None else out.top_ids.shape[-1]
+    if num_top != max(params.num_top, 0) or (out.logprobs is not None) != params.logprobs:
+        raise ValueError("sample: out has other log-probabilities than params asks for")
+
+
+def sample(
+    logits: Tensor, params: SampleParams, *, out: SampleResult | None = None
+) -> SampleResult:
     """Draw one token id from each row of logits.
 
     The draw is Gumbel-max with counter-based Philox4x32-10 noise that depends on (seed, offset,
@@ -61,21 +79,19 @@ def sample(logits: Tensor, params: SampleParams) -> SampleResult:
         logits: [S, V], row-strided; float32, bfloat16 or float16. NaN is never drawn; a row with
             nothing to draw gives id 0.
         params: How to sample each row.
+        out: What to write to; new tensors when absent.
 
     Returns:
-        The drawn ids, and the log-probabilities that `params` asks for.
+        The drawn ids, and the log-probabilities that `params` asks for; `out` where it was given.
 
     Raises:
         ValueError: shapes or dtypes do not fit or, checked on the CPU alone, an id or row is not
             there.
     """
-    ids = torch.empty_like(params.offsets)
-    logprobs = torch.empty_like(params.temperature) if params.logprobs else None
-    top_ids = top_logprobs = None
-    if params.num_top > 0:
-        num_rows = logits.shape[0]
-        top_ids = params.top_k.new_empty(num_rows, params.num_top)
-        top_logprobs = params.top_p.new_empty(num_rows, params.num_top)
+    if out is None:
+        out = _new_result(logits, params)
+    else:
+        _check_result(out, params)
     _sample(
         logits,
         params.temperature,
@@ -91,9 +107,9 @@ def sample(logits: Tensor, params: SampleParams) -> SampleResult:
         params.bias_ids,
         params.bias_values,
         params.allowed_mask,
-        ids,
-        logprobs,
-        top_ids,
-        top_logprobs,
+        out.ids,
+        out.logprobs,
+        out.top_ids,
+        out.top_logprobs,
     )
-    return SampleResult(ids, logprobs, top_ids, top_logprobs)
+    return out

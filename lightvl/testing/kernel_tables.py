@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,7 +39,14 @@ def read(path: Path = RESULTS) -> list[Row]:
 
 
 def newest(rows: list[Row]) -> list[Row]:
-    """Return the last measurement of each operator and shape, in the order of `TABLES`."""
+    """Return the last measurement of each operator and shape, in the order of `TABLES`.
+
+    Rows of `LIGHTVL_ATTENTION`, of kernels that the GPU wouldn't be given otherwise, are left out.
+    """
+    return _last(r for r in rows if "attention" not in r)
+
+
+def _last(rows: Iterable[Row]) -> list[Row]:
     kept = {(r["table"], r["shape"]): r for r in rows if r["benchmark"] == "kernel"}
     order = list(TABLES)
     return sorted(kept.values(), key=lambda r: order.index(r["table"]))  # stable
@@ -105,6 +113,27 @@ def full_table(rows: list[Row] | None = None) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*lines, *map(_line, shown)])
+
+
+def sm80_table(rows: list[Row] | None = None) -> str:
+    """Return attention with `LIGHTVL_ATTENTION=sm80` beside the kernels for Hopper."""
+    given = read() if rows is None else rows
+    shown = _last(r for r in given if r.get("attention") == "sm80")
+    if not shown:
+        return "Not measured yet."
+    ours_us = {(r["table"], r["shape"]): r["ours_us"] for r in newest(given)}
+    lines = [
+        f"{_where(shown)}; microseconds of a call in a graph:",
+        "",
+        "| operator | shape | `mma.sync` | of matrix rate | `wgmma` |",
+        "|---|---|---|---|---|",
+    ]
+    for row in shown:
+        other = ours_us.get((row["table"], row["shape"]))
+        cells = [TABLES[row["table"]], row["shape"], f"{row['ours_us']:.4g}"]
+        cells += [f"{100 * row['share_of_floor']:.0f} %", f"{other:.4g}" if other else ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def host_table(rows: list[Row] | None = None) -> str:

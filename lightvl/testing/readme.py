@@ -46,6 +46,7 @@ PARTS = {
     "kernels": kernel_tables.summary_table,
     "every_kernel": kernel_tables.full_table,
     "kernel_host": kernel_tables.host_table,
+    "kernel_sm80": kernel_tables.sm80_table,
 }
 SERVING_RESULTS = Path(__file__).resolve().parents[2] / "benchmarks/results/serving_cpu.jsonl"
 

@@ -68,6 +68,17 @@ def test_a_number_may_be_an_integer() -> None:
     assert torch.equal(out, ops.rms_norm(x, weight, 1.0))
 
 
+def test_what_torch_negates_lazily_is_resolved_by_the_caller() -> None:
+    """But for a private function, what makes such views gives strides that no operator takes."""
+    x, weight, eps, out = arguments()
+    lazy = torch.complex(x, -x).conj().imag
+    assert lazy.is_neg()
+    with pytest.raises(ValueError, match="x must be contiguous in its last dimension"):
+        direct(lazy, weight, eps, out)
+    direct(lazy.contiguous(), weight, eps, out)
+    assert torch.equal(out, ops.rms_norm(x, weight, eps))
+
+
 def test_who_watches_calls_sees_them() -> None:
     x, weight, eps, _ = arguments()
     with Calls() as calls:

@@ -185,7 +185,7 @@ cudaError_t run_decode(const PagedAttentionWork& work, cudaStream_t stream) {
   for (int64_t done = 0; status == cudaSuccess && done < work.params.num_seqs;
        done += kMaxDecodeSeqs) {
     p.num_seqs = std::min<int64_t>(work.params.num_seqs - done, kMaxDecodeSeqs);
-    status = launch.start(kKernel, kShared + p.num_seqs * kSequence, part, stream);
+    status = launch.template start<kKernel>(kShared + p.num_seqs * kSequence, part, stream);
     p.page_table += kMaxDecodeSeqs * p.page_table_stride;
     p.cu_q_lens += kMaxDecodeSeqs;
     p.context_lens += kMaxDecodeSeqs;

@@ -6,6 +6,7 @@
 #include "cuda/attention/decode_piece.cuh"
 #include "cuda/attention/decode_schedule.cuh"
 #include "cuda/common/device.cuh"
+#include "cuda/common/launch.cuh"
 
 namespace lightvl::cuda {
 
@@ -38,21 +39,12 @@ struct DecodeLaunch {
     };
   }
 
-  // Starts all blocks at once or, while others have the device, none: they wait for each other.
-  template <class Kernel>
-  cudaError_t start(Kernel* kernel, size_t shared_bytes, const PagedAttentionWork& work,
+  // Starts all blocks at once: they wait for each other.
+  template <auto kKernel>
+  cudaError_t start(size_t shared_bytes, const PagedAttentionWork& work,
                     cudaStream_t stream) const {
-    cudaLaunchAttribute at_once{};
-    at_once.id = cudaLaunchAttributeCooperative;
-    at_once.val.cooperative = 1;
-    cudaLaunchConfig_t config{};
-    config.gridDim = static_cast<unsigned>(blocks);
-    config.blockDim = 32 * kWarps;
-    config.dynamicSmemBytes = shared_bytes;
-    config.stream = stream;
-    config.attrs = &at_once;
-    config.numAttrs = 1;
-    return cudaLaunchKernelEx(&config, kernel, work, plan(work.params));
+    LaunchConfig config(static_cast<unsigned>(blocks), 32 * kWarps, shared_bytes, stream);
+    return launch_kernel<kKernel>(config.at_once(), work, plan(work.params));
   }
 };
 

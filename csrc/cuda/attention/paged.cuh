@@ -8,6 +8,7 @@
 #pragma once
 
 #include "cuda/attention/flash.cuh"
+#include "cuda/common/launch.cuh"
 #include "cuda/launchers.h"
 
 namespace lightvl::cuda {
@@ -95,14 +96,12 @@ cudaError_t launch_paged_attention(const PagedAttentionWork& work, cudaStream_t 
   const PagedAttentionParams& p = work.params;
   const int64_t rows = work.max_q_len * (p.num_heads / p.num_kv_heads);
   if (p.num_seqs * rows == 0) return cudaSuccess;
-  const auto kernel = paged_attention_kernel<T, kHeadDim, kWarps>;
-  static const cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Loop::kSharedBytes);
+  constexpr auto kernel = paged_attention_kernel<T, kHeadDim, kWarps>;
+  const cudaError_t status = allow_shared_memory<kernel>(Loop::kSharedBytes);
   if (status != cudaSuccess) return status;
   const dim3 grid(static_cast<unsigned>((rows + Loop::kRows - 1) / Loop::kRows),
                   static_cast<unsigned>(p.num_kv_heads), static_cast<unsigned>(p.num_seqs));
-  kernel<<<grid, 32 * kWarps, Loop::kSharedBytes, stream>>>(work);
-  return cudaGetLastError();
+  return launch_kernel<kernel>(LaunchConfig(grid, 32 * kWarps, Loop::kSharedBytes, stream), work);
 }
 
 }  // namespace lightvl::cuda

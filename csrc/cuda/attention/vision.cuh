@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/attention/flash.cuh"
+#include "cuda/common/launch.cuh"
 #include "cuda/launchers.h"
 
 namespace lightvl::cuda {
@@ -54,14 +55,13 @@ cudaError_t launch_vision_attention(const VisionAttentionWork& work, cudaStream_
   using Loop = Flash<T, kHeadDim, kVisionWarps>;
   const VisionAttentionParams& p = work.params;
   if (p.num_seqs * p.num_heads * work.max_len == 0) return cudaSuccess;
-  const auto kernel = vision_attention_kernel<T, kHeadDim>;
-  const cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Loop::kSharedBytes);
+  constexpr auto kernel = vision_attention_kernel<T, kHeadDim>;
+  const cudaError_t status = allow_shared_memory<kernel>(Loop::kSharedBytes);
   if (status != cudaSuccess) return status;
   const dim3 grid(static_cast<unsigned>((work.max_len + Loop::kRows - 1) / Loop::kRows),
                   static_cast<unsigned>(p.num_heads), static_cast<unsigned>(p.num_seqs));
-  kernel<<<grid, 32 * kVisionWarps, Loop::kSharedBytes, stream>>>(p);
-  return cudaGetLastError();
+  return launch_kernel<kernel>(LaunchConfig(grid, 32 * kVisionWarps, Loop::kSharedBytes, stream),
+                               p);
 }
 
 }  // namespace lightvl::cuda

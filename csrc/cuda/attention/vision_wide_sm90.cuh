@@ -13,6 +13,7 @@
 #include "cuda/attention/vision_wide_consumer.cuh"
 #include "cuda/attention/vision_wide_producer.cuh"
 #include "cuda/common/device.cuh"
+#include "cuda/common/launch.cuh"
 
 namespace lightvl::cuda::wide {
 
@@ -69,8 +70,8 @@ cudaError_t launch_vision_shape(const VisionAttentionWork& work, const VisionCut
   constexpr int kBytes = sizeof(VisionShared<Shape>);
   status = allow_shared_memory<kernel>(kBytes);
   if (status != cudaSuccess) return status;
-  kernel<<<static_cast<unsigned>(std::min(blocks, items)), Shape::kThreads, kBytes, stream>>>(task);
-  return cudaGetLastError();
+  const auto grid = static_cast<unsigned>(std::min(blocks, items));
+  return launch_kernel<kernel>(LaunchConfig(grid, Shape::kThreads, kBytes, stream), task);
 }
 
 }  // namespace lightvl::cuda::wide

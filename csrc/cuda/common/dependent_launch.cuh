@@ -9,10 +9,6 @@
 
 #include <cuda_runtime.h>
 
-#include <array>
-#include <atomic>
-
-#include "cuda/common/device.cuh"
 #include "cuda/common/launch.cuh"
 
 namespace lightvl::cuda {
@@ -35,42 +31,12 @@ __device__ inline void let_next_begin() {
 #endif
 }
 
-namespace detail {
-
-template <int = 0>
-__global__ void dependent_launch_probe() {}
-
-// Whether the code that this device runs has the two instructions above: not if it was compiled
-// from PTX for an older architecture. Asked once per device.
-inline bool can_launch_dependent() {
-  enum : signed char { kUnknown, kNo, kYes };
-  static std::array<std::atomic<signed char>, kMaxDevices> answers{};
-  const int device = current_device();
-  if (device < 0) return false;
-  signed char answer = answers[device].load(std::memory_order_relaxed);
-  if (answer == kUnknown) {
-    cudaFuncAttributes attributes{};
-    const cudaError_t status = cudaFuncGetAttributes(&attributes, dependent_launch_probe<>);
-    if (status != cudaSuccess) return false;
-    answer = attributes.ptxVersion >= 90 ? kYes : kNo;
-    answers[device].store(answer, std::memory_order_relaxed);
-  }
-  return answer == kYes;
-}
-
-}  // namespace detail
-
 // Launches a kernel that keeps the rules above.
 template <auto kKernel, class... Params>
 cudaError_t launch_dependent(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                              const Params&... params) {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = launch_config(grid, block, shared_bytes, stream);
-  config.attrs = &overlap;
-  config.numAttrs = detail::can_launch_dependent() ? 1 : 0;
-  return launch_kernel<kKernel>(config, params...);
+  return launch_kernel<kKernel>(LaunchConfig(grid, block, shared_bytes, stream).overlap(),
+                                params...);
 }
 
 }  // namespace lightvl::cuda

@@ -1,8 +1,8 @@
 #include <algorithm>
-#include <atomic>
 #include <vector>
 
 #include "cuda/common/device.cuh"
+#include "cuda/common/launch.cuh"
 #include "cuda/image/image_plain.cuh"
 #include "cuda/image/image_preprocess.cuh"
 #include "cuda/image/plan.h"
@@ -46,24 +46,6 @@ int number_blocks(ImageLaunch& p) {
   return total;
 }
 
-// Lets the kernel have all shared memory, once per device.
-template <class T, int kBlocks>
-cudaError_t prepare(int bytes) {
-  static std::atomic<uint64_t> prepared{0};
-  int device = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  const uint64_t bit = uint64_t{1} << device % kMaxDevices;
-  if (status != cudaSuccess || (prepared.load(std::memory_order_relaxed) & bit)) return status;
-  const auto kernel = image_preprocess_kernel<T, kBlocks>;
-  status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                cudaSharedmemCarveoutMaxShared);
-  if (status == cudaSuccess) {
-    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  }
-  if (status == cudaSuccess) prepared.fetch_or(bit, std::memory_order_relaxed);
-  return status;
-}
-
 // Bytes of shared memory that a block can have beside the kernel's own.
 int shared_limit() {
   constexpr int kOwn = 10 << 10;
@@ -72,11 +54,15 @@ int shared_limit() {
 
 template <class T, int kBlocks>
 cudaError_t launch_as(const ImageLaunch& p, int num_blocks, int num_bytes, cudaStream_t stream) {
-  const cudaError_t status = prepare<T, kBlocks>(shared_limit());
+  constexpr auto kernel = image_preprocess_kernel<T, kBlocks>;
+  cudaError_t status = once_per_device([=] {
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                cudaSharedmemCarveoutMaxShared);
+  });
+  if (status == cudaSuccess) status = allow_shared_memory<kernel>(shared_limit());
   if (status != cudaSuccess) return status;
-  return launch_dependent<image_preprocess_kernel<T, kBlocks>>(
-      dim3(static_cast<unsigned>(num_blocks)), dim3(kImageThreads), static_cast<size_t>(num_bytes),
-      stream, p);
+  return launch_kernel<kernel>(LaunchConfig(num_blocks, kImageThreads, num_bytes, stream).overlap(),
+                               p);
 }
 
 template <class T>
@@ -99,9 +85,8 @@ template <class T>
 cudaError_t launch_plain(ImageLaunch p, const ImageTarget& target, cudaStream_t stream) {
   p.targets[0] = target;
   const int64_t pixels = int64_t{target.axis[0].out_size} * target.axis[1].out_size;
-  image_plain_kernel<T><<<static_cast<unsigned>((pixels + kImageThreads - 1) / kImageThreads),
-                          kImageThreads, 0, stream>>>(p);
-  return cudaGetLastError();
+  const auto grid = static_cast<unsigned>((pixels + kImageThreads - 1) / kImageThreads);
+  return launch_kernel<image_plain_kernel<T>>(LaunchConfig(grid, kImageThreads, 0, stream), p);
 }
 
 // Chooses the blocks of a call's targets: those that let three share a multiprocessor if all of

@@ -12,7 +12,7 @@
 // one streams while the other waits for x, adds up and ends.
 #pragma once
 
-#include "cuda/common/device.cuh"
+#include "cuda/common/launch.cuh"
 #include "cuda/linear/linear_epilogue.cuh"
 #include "cuda/linear/linear_ring.cuh"
 
@@ -53,19 +53,9 @@ cudaError_t launch_shape(const LinearSmallParams& p, int clusters, cudaStream_t 
   constexpr auto kernel = linear_small_kernel<T, Shape>;
   const cudaError_t status = allow_shared_memory<kernel>(Shape::kSharedBytes);
   if (status != cudaSuccess) return status;
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {Shape::kCluster, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(clusters * Shape::kCluster);
-  config.blockDim = dim3(Shape::kThreads);
-  config.dynamicSmemBytes = Shape::kSharedBytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = !detail::can_launch_dependent() ? 0 : Shape::kCluster == 1 ? 1 : 2;
-  return cudaLaunchKernelEx(&config, kernel, p);
+  LaunchConfig config(clusters * Shape::kCluster, Shape::kThreads, Shape::kSharedBytes, stream);
+  if constexpr (Shape::kCluster > 1) config.cluster(Shape::kCluster);
+  return launch_kernel<kernel>(config.overlap(), p);
 }
 
 }  // namespace lightvl::cuda

@@ -7,6 +7,7 @@
 
 #include <cfloat>
 
+#include "cuda/common/launch.cuh"
 #include "cuda/common/numeric.cuh"
 #include "cuda/launchers.h"
 #include "cuda/sampling/philox.cuh"
@@ -199,9 +200,8 @@ __global__ void __launch_bounds__(kSampleThreads)
 template <class T>
 cudaError_t launch_sample(const SampleWork& work, cudaStream_t stream) {
   if (work.params.num_sequences == 0) return cudaSuccess;
-  sample_kernel<T>
-      <<<static_cast<unsigned>(work.params.num_sequences), kSampleThreads, 0, stream>>>(work);
-  return cudaGetLastError();
+  const auto grid = static_cast<unsigned>(work.params.num_sequences);
+  return launch_kernel<sample_kernel<T>>(LaunchConfig(grid, kSampleThreads, 0, stream), work);
 }
 
 }  // namespace lightvl::cuda

@@ -1,4 +1,5 @@
-#include <algorithm>
+#include <atomic>
+#include <cstdint>
 
 #include "cuda/launchers.h"
 #include "cuda/sampling/cluster_sample.cuh"
@@ -9,48 +10,53 @@ namespace {
 constexpr int64_t kMaxSlice = 48 * 1024;  // scores that a block's shared memory holds
 constexpr int64_t kWorthABlock = 2048;    // scores
 
+// How many clusters of so many blocks run at once in a launch. CUDA takes a microsecond over it, so
+// the last answers are kept, by device and size of the clusters.
+template <auto kKernel>
+cudaError_t clusters_at_once(const LaunchConfig& launch, int blocks, int& clusters) {
+  static std::atomic<uint64_t> known[kMaxDevices][kMaxRowBlocks + 1];  // shared bytes, clusters
+  const int device = current_device();
+  if (device < 0) return cudaErrorInvalidDevice;
+  const cudaLaunchConfig_t config = launch.get();
+  const uint64_t last = known[device][blocks].load(std::memory_order_relaxed);
+  clusters = static_cast<int>(last & UINT32_MAX);
+  if (last >> 32 == config.dynamicSmemBytes) return cudaSuccess;
+  const cudaError_t status = cudaOccupancyMaxActiveClusters(&clusters, kKernel, &config);
+  if (status == cudaSuccess) {
+    known[device][blocks].store(config.dynamicSmemBytes << 32 | static_cast<uint64_t>(clusters),
+                                std::memory_order_relaxed);
+  }
+  return status;
+}
+
 template <class T>
 cudaError_t launch_clusters(const SampleParams& p, cudaStream_t stream) {
-  int device = 0, num_processors = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status != cudaSuccess) return status;
-  status = cudaDeviceGetAttribute(&num_processors, cudaDevAttrMultiProcessorCount, device);
+  constexpr auto kernel = sample_cluster_kernel<T>;
+  constexpr auto shared_bytes = [](int64_t slice) { return static_cast<int>(slice + 8) * 4; };
+  cudaError_t status = allow_shared_memory<kernel>(shared_bytes(kMaxSlice));
   if (status != cudaSuccess) return status;
   int blocks = 1;
   while (blocks < kMaxRowBlocks && p.vocab_size > blocks * kWorthABlock) blocks *= 2;
   const int64_t chunks = (p.vocab_size + 63) / 64;
   RowPlan plan{static_cast<int>((chunks + blocks - 1) / blocks * 64),
                static_cast<int>(p.num_sequences)};
-  const auto kernel = sample_cluster_kernel<T>;
-  const int bytes = (plan.slice + 8) * 4;
-  status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (status != cudaSuccess) return status;
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = {static_cast<unsigned>(p.num_sequences * blocks), 1, 1};
-  config.blockDim = {kRowThreads, 1, 1};
-  config.dynamicSmemBytes = static_cast<size_t>(bytes);
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  if (p.num_sequences * blocks > num_processors) {  // not all rows may fit at once
-    status = cudaOccupancyMaxActiveClusters(&plan.rows_ahead, kernel, &config);
+  const int64_t num_blocks = p.num_sequences * blocks;
+  LaunchConfig config(static_cast<unsigned>(num_blocks), kRowThreads, shared_bytes(plan.slice),
+                      stream);
+  config.cluster(static_cast<unsigned>(blocks)).overlap();
+  if (num_blocks > device_attribute<cudaDevAttrMultiProcessorCount>()) {
+    // Not all rows may fit at once.
+    status = clusters_at_once<kernel>(config, blocks, plan.rows_ahead);
     if (status != cudaSuccess) return status;
   }
-  return cudaLaunchKernelEx(&config, kernel, p, plan);
+  return launch_kernel<kernel>(config, p, plan);
 }
 
 }  // namespace
 
 bool cluster_holds_row(int64_t vocab_size, int device) {
-  int major = 0;
   return vocab_size <= kMaxRowBlocks * kMaxSlice &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-         major >= 9;
+         device_attribute<cudaDevAttrComputeCapabilityMajor>(device) >= 9;
 }
 
 int sample_in_clusters(const SampleParams& p, Stream stream) {
