@@ -81,7 +81,7 @@ def _calls() -> dict[str, tuple[Callable[..., object], float]]:
 
 
 def measure() -> list[dict[str, Any]]:
-    """One row an operator; the budget is for the call into outputs that are there."""
+    """One row an operator; the budget is met if the call with new outputs keeps it too."""
     rows = []
     for name, (call, budget_us) in _calls().items():
         out = call()
@@ -94,7 +94,7 @@ def measure() -> list[dict[str, Any]]:
                 "host_us": round(us, 2),
                 "operator_us": round(operator_us, 2),
                 "budget_us": budget_us,
-                "met": operator_us <= budget_us,
+                "met": us <= budget_us,
             }
         )
     return rows
