@@ -115,6 +115,8 @@ IMAGE_CASES = (
     ImageCase((Picture(37, 45, 2, 1), Picture(333, 17), Picture(17, 333, 3, 2)), 28),
     ImageCase((Picture(300, 900, 2, 2, True), Picture(112, 900, 2, 2)), 64, 16),
     ImageCase((Picture(999, 1001, 2, 1, True),), 224),
+    ImageCase((Picture(1, 107, 3, 3, True), Picture(172, 13, 3, 2)), 16, 1),
+    ImageCase((Picture(8, 31, 2, 1),), 160, 160),
 )
 IMAGE_SPEED_CASES = (
     ImageCase((Picture(448, 448),), 448),

@@ -68,7 +68,11 @@ CASES: dict[str, tuple[Any, ...]] = {
         LinearCase(3, 1024, 2600, bias=True),
         LinearCase(10, 320, 4608),
     ),
-    "image_preprocess": (ImageCase((Picture(100, 56, 2, 1, True), Picture(37, 45)), 28),),
+    "image_preprocess": (
+        ImageCase((Picture(100, 56, 2, 1, True), Picture(37, 45)), 28),
+        ImageCase((Picture(40, 300), Picture(300, 40)), 28),
+        ImageCase((Picture(1, 107, 3, 3),), 16, 1),
+    ),
 }
 
 

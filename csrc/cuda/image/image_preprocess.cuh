@@ -3,7 +3,8 @@
 // them.
 //
 // Across first (down first is the same with rows and columns swapped):
-// 1. The weights of the block's columns and rows (weights.cuh), while the first rows are copied.
+// 1. The weights of the block's columns and rows (weights.cuh), while the first rows are copied or
+//    the kernel before ends.
 // 2. For each chunk of source rows: raw bytes arrive by asynchronous copies while the chunk before
 //    is resampled (source.cuh, resample.cuh); the sums are rounded to 8 bits and stored turned,
 //    [channel, column, row].
@@ -11,6 +12,7 @@
 //    belong in the block's patches, which are then written out (patches.cuh).
 #pragma once
 
+#include "cuda/common/dependent_launch.cuh"
 #include "cuda/image/patches.cuh"
 #include "cuda/image/source.cuh"
 
@@ -28,9 +30,9 @@ __device__ inline const ImageTarget& find_target(const ImageLaunch& p) {
   return p.targets[i];
 }
 
-// Filled by two threads, one an axis.
+// Filled by one thread an axis, of two warps.
 __device__ inline void locate(const ImageTarget& target, int size, ImageBlock& block) {
-  if (threadIdx.x >= 2) return;
+  if (threadIdx.x != 0 && threadIdx.x != 32) return;
   const int index = static_cast<int>(blockIdx.x) - target.first_block;
   const int row_blocks = target.cols * target.blocks_across;
   const int down_first = target.down_first, row = index / row_blocks;
@@ -78,41 +80,69 @@ __device__ inline int padded(int outputs) {
   return (outputs + kTileOutputs - 1) / kTileOutputs * kTileOutputs;
 }
 
-template <class Load>
-__device__ void first_pass(const ImageLayout& layout, const Share& share, const SourcePart& part,
-                           int num_lines, const uint8_t* raw, const Digits& digits,
-                           uint8_t* middle) {
+// The chunks of a block's lines on their way to shared memory, where two have room.
+struct Chunks {
+  const ImageTarget& target;
+  uint8_t* memory;
+  SourcePart next;
+  CopyShare share;
+  int turn = 0;  // of the next chunk
+
+  __device__ void copy_next() {
+    copy_raw(next, share, target, memory + turn * target.layout.raw_bytes);
+    next.advance(target);
+    turn ^= 1;
+  }
+};
+
+// `part`: the block's lines, whose first chunk is being copied.
+template <int kBlocks, class Load>
+__device__ void first_pass(SourcePart part, Chunks& chunks, const Digits& digits, uint8_t* middle) {
+  const ImageLayout& layout = chunks.target.layout;
   const int columns = layout.outputs[0], stride = layout.middle_stride;
-  const Load load(part, raw, layout.raw_stride, digits.base[share.tile]);
-  const int lane = threadIdx.x % 32;
-  const int output = share.tile * kTileOutputs + lane / 4;
-  const uint32_t own = shared_address(middle) + output * stride + lane % 4 * 2;
-  resample(digits.bytes, layout.steps[0], share, (num_lines + kTileLines - 1) / kTileLines,
-           1 << (cpu::kWeightBits - 1), load, [&](int group, const Sums(&sums)[3]) {
-             uint32_t to = own + group * kTileLines;
+  const Share share(padded(columns) / kTileOutputs);
+  const int lane = threadIdx.x % 32, output = share.tile * kTileOutputs + lane / 4;
+  uint32_t own = shared_address(middle) + output * stride + lane % 4 * 2;
+  const bool valid[2] = {output < columns, output + 8 < columns};
+  const auto emit = [&](int group, const Sums(&sums)[3]) {
+    uint32_t to = own + group * kTileLines;
 #pragma unroll
-             for (int c = 0; c < 3; ++c, to += columns * stride) {
-               const uint16_t pairs[2] = {rounded_pair(sums[c].of[0], sums[c].of[1]),
-                                          rounded_pair(sums[c].of[2], sums[c].of[3])};
-               if (output < columns) store_shared(to, pairs[0]);
-               if (output + 8 < columns) store_shared(to + 8 * stride, pairs[1]);
-             }
-           });
+    for (int c = 0; c < 3; ++c, to += columns * stride) {
+      const uint16_t pairs[2] = {rounded_pair(sums[c].of[0], sums[c].of[1]),
+                                 rounded_pair(sums[c].of[2], sums[c].of[3])};
+      if (valid[0]) store_shared(to, pairs[0]);
+      if (valid[1]) store_shared(to + 8 * stride, pairs[1]);
+    }
+  };
+  with_weights(digits.bytes, layout.steps[0], share.tile, [&](const auto& weights) {
+    const Load load(part, chunks.memory, layout.raw_stride, digits.base[share.tile]);
+#pragma unroll 1
+    for (; part.lines > 0; part.advance(chunks.target), own += layout.chunk_lines) {
+      wait_for_copies();
+      __syncthreads();  // copies of all have arrived; the other chunk is free
+      chunks.copy_next();
+      const int groups = (min(layout.chunk_lines, part.lines) + kTileLines - 1) / kTileLines;
+      const Load here = load.at(chunks.turn * layout.raw_bytes, part);
+      sum_groups<kBlocks>(weights, share, groups, 1 << (cpu::kWeightBits - 1), here, emit);
+    }
+  });
 }
 
 // `place`: byte offsets of the outputs of both axes in shared memory, one of them from its
-// beginning on, above 2^30 if there is none; at `nowhere`, behind all others, is room for what
-// isn't wanted.
-template <class T>
+// beginning on, or kNowhere.
+template <int kBlocks, class T>
 __device__ void second_pass(const ImageLayout& layout, const uint8_t* middle, const Digits& digits,
-                            const T* table, const uint32_t (&place)[2][kMaxOutputs], int area_bytes,
-                            uint32_t nowhere) {
+                            const T* table, const uint32_t (&place)[2][kMaxOutputs],
+                            int area_bytes) {
   const int columns = layout.outputs[0], stride = layout.middle_stride;
   const Share share(padded(layout.outputs[1]) / kTileOutputs);
   const int lane = threadIdx.x % 32, output = share.tile * kTileOutputs + lane / 4;
   const uint8_t* own = middle + lane / 4 * stride + digits.base[share.tile] + lane % 4 * 4;
   const uint32_t places[2] = {place[1][output], place[1][output + 8]};
   const uint2* own_lines = reinterpret_cast<const uint2*>(place[0]) + lane % 4;
+  const uint32_t entries = shared_address(table);
+  const int groups = (columns + kTileLines - 1) / kTileLines;
+  constexpr int kStart = (kOvershoot << cpu::kWeightBits) + (1 << (cpu::kWeightBits - 1));
   const auto load = [&](int group, int step, Inputs& inputs) {
     const uint8_t* at = own + group * kTileLines * stride + step * kStepInputs;
 #pragma unroll
@@ -121,20 +151,18 @@ __device__ void second_pass(const ImageLayout& layout, const uint8_t* middle, co
       inputs[c][1] = *reinterpret_cast<const uint32_t*>(at + 16);
     }
   };
-  const uint32_t entries = shared_address(table);
-  constexpr int kStart = (kOvershoot << cpu::kWeightBits) + (1 << (cpu::kWeightBits - 1));
-  resample(digits.bytes, layout.steps[1], share, (layout.outputs[0] + kTileLines - 1) / kTileLines,
-           kStart, load, [&](int group, const Sums(&sums)[3]) {
-             const uint2 lines = own_lines[group * (kTileLines / 2)];
+  const auto emit = [&](int group, const Sums(&sums)[3]) {
+    const uint2 lines = own_lines[group * (kTileLines / 2)];
 #pragma unroll
-             for (int i = 0; i < 4; ++i) {
-               uint32_t to = min((i % 2 == 0 ? lines.x : lines.y) + places[i / 2], nowhere);
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t to = (i % 2 == 0 ? lines.x : lines.y) + places[i / 2];
 #pragma unroll
-               for (int c = 0; c < 3; ++c, to += area_bytes) {
-                 store_entry<T>(to, entries, c, sums[c].of[i]);
-               }
-             }
-           });
+      for (int c = 0; c < 3; ++c) store_entry<T>(to, c * area_bytes, entries, c, sums[c].of[i]);
+    }
+  };
+  with_weights(digits.bytes, layout.steps[1], share.tile, [&](const auto& weights) {
+    sum_groups<kBlocks>(weights, share, groups, kStart, load, emit);
+  });
 }
 
 // kBlocks share a multiprocessor.
@@ -153,12 +181,6 @@ __global__ void __launch_bounds__(kImageThreads, kBlocks)
   const ImageLayout& layout = target.layout;
   const int size = p.patch_size;
   locate(target, size, block);
-  __syncthreads();
-  const BlockSide &first = block.side[0], &second = block.side[1];
-  uint8_t* middle = memory + layout.middle;
-  SourcePart part(target, first, second);
-  copy_raw(part, layout, memory);
-
   fill_table(p, table);
   const Digits digits[2] = {{memory + layout.digits[0], base[0], layout.steps[0]},
                             {memory + layout.digits[1], base[1], layout.steps[1]}};
@@ -169,41 +191,45 @@ __global__ void __launch_bounds__(kImageThreads, kBlocks)
 #pragma unroll 1
     for (int w = threadIdx.x; w < num_packs; w += kImageThreads) packs[w] = uint4{};
   }
-  const int across = block.patches.across, i = threadIdx.x % kMaxOutputs;
+  const int across = divide(layout.outputs[target.down_first] + size - 1, size);
+  const int i = threadIdx.x % kMaxOutputs;
   const int axis = threadIdx.x / kMaxOutputs, order = target.down_first ? 1 - axis : axis;
   const uint32_t at = axis == 0 ? column_place(i, size) * sizeof(T)
                                 : row_place(i, size, across) * sizeof(T) + shared_address(memory);
-  place[order][i] = i < layout.outputs[order] ? at : 1u << 30;
+  place[order][i] = i < layout.outputs[order] ? at : kNowhere;
   __syncthreads();
   extend_table(table);
-  fill_all_weights(target, block, memory, base);
-
-  const bool aligned =
-      (reinterpret_cast<uintptr_t>(target.pixels) | target.axis[0].in_size) % 4 == 0;
-  const Share share(padded(layout.outputs[0]) / kTileOutputs);
-  for (int begin = 0, turn = 0; begin < second.inputs; begin += layout.chunk_lines, turn ^= 1) {
-    const SourcePart here = part;
-    const int left = second.inputs - begin - layout.chunk_lines;
-    asm volatile("cp.async.wait_all;");
-    __syncthreads();  // copies of all have arrived; the other chunk is free
-    if (left > 0) {
-      part.advance(target, left);
-      copy_raw(part, layout, memory + (turn ^ 1) * layout.raw_bytes);
-    }
-    const uint8_t* raw = memory + turn * layout.raw_bytes;
-    const int lines = min(layout.chunk_lines, second.inputs - begin);
-    if (target.down_first) {
-      first_pass<ColumnInputs>(layout, share, here, lines, raw, digits[0], middle + begin);
-    } else if (aligned) {
-      first_pass<RowInputs<true>>(layout, share, here, lines, raw, digits[0], middle + begin);
+  const BlockSide &first = block.side[0], &second = block.side[1];
+  uint8_t* middle = memory + layout.middle;
+  const SourcePart part(target, first, second);
+  Chunks chunks{target, memory, part, CopyShare(layout.packs)};
+  // While the kernel before ends only what touches no memory can be done; later blocks have their
+  // first rows copied meanwhile.
+  const bool early = static_cast<int>(blockIdx.x) < p.first_wave;
+#pragma unroll 1
+  for (int turn = 0; turn < 2; ++turn) {
+    if (early == (turn == 0)) {
+      fill_all_weights(target, block, memory, base);
     } else {
-      first_pass<RowInputs<false>>(layout, share, here, lines, raw, digits[0], middle + begin);
+      wait_for_previous();
+      let_next_begin();
+      chunks.copy_next();
     }
   }
+
+  __syncthreads();  // all weights are there
+  const bool aligned =
+      (reinterpret_cast<uintptr_t>(target.pixels) | target.axis[0].in_size) % 4 == 0;
+  if (target.down_first) {
+    first_pass<kBlocks, ColumnInputs>(part, chunks, digits[0], middle);
+  } else if (aligned) {
+    first_pass<kBlocks, RowInputs<true>>(part, chunks, digits[0], middle);
+  } else {
+    first_pass<kBlocks, RowInputs<false>>(part, chunks, digits[0], middle);
+  }
   __syncthreads();
-  const int area = size * size * static_cast<int>(sizeof(T));
-  second_pass<T>(layout, middle, digits[1], table, place, area,
-                 shared_address(memory) + across * block.patches.down * 3 * area);
+  second_pass<kBlocks, T>(layout, middle, digits[1], table, place,
+                          size * size * static_cast<int>(sizeof(T)));
   __syncthreads();
   write_patches(p, target, block.patches, reinterpret_cast<const T*>(memory));
 }

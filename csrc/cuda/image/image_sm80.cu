@@ -36,11 +36,8 @@ int cut(ImageTarget& target, int64_t tile_size) {
 
 // Numbers the blocks of a launch, those that take long first; says how many.
 int number_blocks(ImageLaunch& p) {
-  const auto length = [](const ImageTarget& t) {
-    return t.axis[0].scale * t.axis[1].scale * t.layout.outputs[0] * t.layout.outputs[1];
-  };
   std::stable_sort(p.targets, p.targets + p.num_targets,
-                   [&](const auto& a, const auto& b) { return length(a) > length(b); });
+                   [](const auto& a, const auto& b) { return a.block_cost > b.block_cost; });
   int total = 0;
   for (int i = 0; i < p.num_targets; ++i) {
     p.targets[i].first_block = total;
@@ -64,7 +61,8 @@ cudaError_t launch_as(const ImageLaunch& p, int num_blocks, int num_bytes, cudaS
   });
   if (status == cudaSuccess) status = allow_shared_memory<kernel>(shared_limit());
   if (status != cudaSuccess) return status;
-  return launch_kernel<kernel>(LaunchConfig(num_blocks, kImageThreads, num_bytes, stream), p);
+  return launch_kernel<kernel>(LaunchConfig(num_blocks, kImageThreads, num_bytes, stream).overlap(),
+                               p);
 }
 
 template <class T>
@@ -75,7 +73,9 @@ cudaError_t launch_blocks(ImageLaunch& p, cudaStream_t stream) {
   for (int i = 0; i < p.num_targets; ++i) {
     num_bytes = std::max(num_bytes, p.targets[i].layout.num_bytes);
   }
-  const auto launch = num_bytes > kThirdOfShared ? launch_as<T, 2> : launch_as<T, 3>;
+  const bool thirds = num_bytes <= kThirdOfShared;
+  p.first_wave = device_attribute<cudaDevAttrMultiProcessorCount>() * (thirds ? 3 : 2);
+  const auto launch = thirds ? launch_as<T, 3> : launch_as<T, 2>;
   const cudaError_t status = launch(p, num_blocks, num_bytes, stream);
   p.num_targets = 0;
   return status;

@@ -49,6 +49,7 @@ struct ImageTarget {
   int32_t down_first;                  // order of the two passes
   int32_t first_block;                 // of the launch
   int32_t blocks_across, blocks_down;  // of a tile
+  int32_t block_cost;                  // about the time of a block's warp, in instructions
   ImageLayout layout;
 };
 
@@ -58,6 +59,7 @@ struct ImageLaunch {
   ImageTarget targets[kMaxTargets];
   int32_t num_targets;
   int32_t tile_size, patch_size, per_side;  // patches along a side of a tile
+  int32_t first_wave;                       // blocks that may begin while the kernel before ends
   float mean_std[6];
   void* out;  // [tiles, patches, 3, patch_size, patch_size]
 };

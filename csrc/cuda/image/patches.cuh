@@ -43,25 +43,31 @@ __device__ void extend_table(T* table) {
   channel[kOvershoot + 256 + i % kOvershoot] = channel[kOvershoot + 255];
 }
 
-// The entry of channel c for a sum of weighted inputs, of which kOvershoot was added. `table` is a
-// multiple of a channel's bytes.
+// Places in shared memory from here on are none.
+constexpr uint32_t kNowhere = 1u << 30;
+
+// Puts the entry of channel c for a sum of weighted inputs, of which kOvershoot was added, at
+// `place` + `offset`, if there is one. `table` is a multiple of a channel's bytes. A predicate is
+// cheaper here than a branch.
 template <class T>
-__device__ void store_entry(uint32_t to, uint32_t table, int c, int sum) {
+__device__ void store_entry(uint32_t place, uint32_t offset, uint32_t table, int c, int sum) {
   constexpr unsigned kMask = (kTableSize - 1) * sizeof(T);
   const unsigned scaled = static_cast<unsigned>(sum) / ((1u << cpu::kWeightBits) / sizeof(T));
   const uint32_t from = ((scaled & kMask) | table) + c * kTableSize * static_cast<int>(sizeof(T));
+  const uint32_t to = place + offset;
+  uint32_t bits;
   if constexpr (sizeof(T) == 4) {
-    uint32_t bits;
     asm("ld.shared.b32 %0, [%1];" : "=r"(bits) : "r"(from));
-    asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(bits));
+    asm volatile("{ .reg .pred p; setp.lt.u32 p, %2, %3; @p st.shared.b32 [%0], %1; }" ::"r"(to),
+                 "r"(bits), "r"(place), "n"(kNowhere));
   } else if constexpr (sizeof(T) == 2) {
-    uint16_t bits;
-    asm("ld.shared.b16 %0, [%1];" : "=h"(bits) : "r"(from));
-    asm volatile("st.shared.b16 [%0], %1;" ::"r"(to), "h"(bits));
+    asm("ld.shared.u16 %0, [%1];" : "=r"(bits) : "r"(from));
+    asm volatile("{ .reg .pred p; setp.lt.u32 p, %2, %3; @p st.shared.u16 [%0], %1; }" ::"r"(to),
+                 "r"(bits), "r"(place), "n"(kNowhere));
   } else {
-    uint32_t bits;
     asm("ld.shared.u8 %0, [%1];" : "=r"(bits) : "r"(from));
-    asm volatile("st.shared.u8 [%0], %1;" ::"r"(to), "r"(bits));
+    asm volatile("{ .reg .pred p; setp.lt.u32 p, %2, %3; @p st.shared.u8 [%0], %1; }" ::"r"(to),
+                 "r"(bits), "r"(place), "n"(kNowhere));
   }
 }
 

@@ -67,8 +67,9 @@ inline ImageLayout make_layout(const SidePlan& first, const SidePlan& second, bo
   const int64_t middle = std::max(3 * first.outputs * middle_stride, round_up(scratch, 16));
   const int64_t middle_at = std::max(2 * raw + first.digit_bytes, round_up(pixel_bytes, 16));
   const int64_t digits_at = middle_at + middle;
-  // Products read inputs behind a line's end, with weights of zero.
-  const int64_t beyond = 2 * raw + (down_first ? kStepInputs * raw_stride : kStepInputs * 3);
+  // Products read inputs behind the last line's end, with weights of zero.
+  const int64_t step_bytes = down_first ? kStepInputs * raw_stride : kStepInputs * 3;
+  const int64_t beyond = 2 * raw + first.steps * step_bytes + 16;
   const auto number = [](int64_t value) {
     return static_cast<int32_t>(std::min<int64_t>(value, 1 << 30));
   };
@@ -125,8 +126,10 @@ struct SideLengths {
   }
 };
 
-// Chooses target.layout; false if no block fits into `limit` bytes, of whole patches if `whole`.
-// `most` outputs a block keep the GPU busy.
+constexpr double kChunkWait = 200;  // in instructions, about
+
+// Chooses target.layout and the cost of its blocks; false if no block fits into `limit` bytes, of
+// whole patches if `whole`. `most` outputs a block keep the GPU busy.
 inline bool choose_layout(ImageTarget& target, const SideLengths& sides, int64_t patch_size,
                           int64_t element_bytes, int64_t most, int64_t limit, bool whole) {
   const bool down_first = target.down_first != 0;
@@ -141,8 +144,7 @@ inline bool choose_layout(ImageTarget& target, const SideLengths& sides, int64_t
       const SidePlan second(y, sides.lengths[b]);
       if (first.outputs * second.outputs > most && b + 1 < sides.whole) continue;
       const int64_t pixels =
-          round_up(first.outputs, patch_size) * round_up(second.outputs, patch_size) +
-          patch_size * patch_size;
+          round_up(first.outputs, patch_size) * round_up(second.outputs, patch_size);
       ImageLayout layout;
       int64_t chunk = 128;
       do {
@@ -156,6 +158,10 @@ inline bool choose_layout(ImageTarget& target, const SideLengths& sides, int64_t
       if (cost >= best) continue;
       best = cost;
       target.layout = layout;
+      // Besides, a block waits for each chunk.
+      const int64_t chunks = (second.inputs + chunk - 1) / chunk;
+      target.block_cost = static_cast<int32_t>(
+          cost * static_cast<double>(first.outputs * second.outputs) + kChunkWait * chunks);
     }
   }
   return best < INFINITY;

@@ -45,12 +45,24 @@ __device__ inline void store_shared(uint32_t to, uint16_t bits) {
   asm volatile("st.shared.b16 [%0], %1;" ::"r"(to), "h"(bits));
 }
 
+__device__ inline void store_shared(uint32_t to, uint8_t bits) {
+  asm volatile("st.shared.b8 [%0], %1;" ::"r"(to), "r"(uint32_t{bits}));
+}
+
 // 32 inputs of 8 lines: those of line lane / 4 at 4 * (lane % 4) and 16 further, for each channel.
 using Inputs = uint32_t[3][2];
 
 // a / b for small numbers.
 __device__ inline int divide(int a, int b) {
   return static_cast<int>(__fdividef(static_cast<float>(a) + 0.5f, static_cast<float>(b)));
+}
+
+// sums * 2^8 + add.
+__device__ inline Sums shifted(const Sums& sums, int add) {
+  Sums result;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) result.of[i] = (sums.of[i] << 8) + add;
+  return result;
 }
 
 // What a warp does of a pass: a tile of 16 outputs, of all groups of 8 lines every parts-th.
@@ -66,60 +78,138 @@ struct Share {
   }
 };
 
-// The sums of the three digits together.
-__device__ inline Sums joined(const Sums (&digits)[kDigits]) {
-  Sums sums;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    sums.of[i] = digits[0].of[i] + ((digits[1].of[i] + (digits[2].of[i] << 8)) << 8);
-  }
-  return sums;
-}
+// The weights of a tile of 16 outputs for the products of a warp, in registers if kSteps, their
+// steps, isn't 0. `digits`, [steps, 3, 32], are the lane's.
+template <int kSteps>
+struct TileWeights {
+  // Groups of 8 lines at once that registers have room for, where kBlocks share a multiprocessor.
+  template <int kBlocks>
+  static constexpr int kGroups = kBlocks == 2 || kSteps == 1 ? 2 : 1;
+  uint4 kept[kSteps][kDigits];
 
-// Calls emit(group, {sums of each channel, plus `start`}) for groups of 8 lines. load(group, step,
-// inputs) fetches; `digits`, [steps, 3, 32], are the lane's. kSteps: 0 if more than 2.
-template <int kSteps, class Load, class Emit>
-__device__ void resample_steps(const uint4* digits, int steps, const Share& share, int num_groups,
-                               int start, const Load& load, const Emit& emit) {
-  constexpr int kKept = kSteps == 0 ? 1 : kSteps;
-  const Sums starts[kDigits] = {{start, start, start, start}, {}, {}};
-  uint4 kept[kKept][kDigits];
+  __device__ TileWeights(const uint8_t* bytes, int steps, int tile) {
+    const auto* digits = reinterpret_cast<const uint4*>(bytes) +
+                         tile * steps * kDigits * (kDigitBytes / 16) + threadIdx.x % 32;
 #pragma unroll
-  for (int s = 0; s < kSteps; ++s) {
+    for (int s = 0; s < kSteps; ++s) {
 #pragma unroll
-    for (int d = 0; d < kDigits; ++d) kept[s][d] = digits[(s * kDigits + d) * 32];
+      for (int d = 0; d < kDigits; ++d) kept[s][d] = digits[(s * kDigits + d) * 32];
+    }
   }
-  for (int group = share.part; group < num_groups; group += share.parts) {
-    Sums sums[3][kDigits];
+
+  // The sums of each channel plus `start` for kGroups times 8 lines; load(group, step, inputs)
+  // fetches. The products with the highest digit come first and are shifted by 8 bits before the
+  // next are added: a third of the registers that the digits' sums side by side take.
+  template <int kGroups, class Load>
+  __device__ void sum(int start, const Load& load, Sums (&sums)[kGroups][3]) const {
+    Inputs inputs[kGroups][kSteps];
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) load(g, s, inputs[g][s]);
+#pragma unroll
+      for (int c = 0; c < 3; ++c) sums[g][c] = {};
+    }
+#pragma unroll
+    for (int d = kDigits - 1; d >= 0; --d) {
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+#pragma unroll
+        for (int g = 0; g < kGroups; ++g) {
+#pragma unroll
+          for (int c = 0; c < 3; ++c) {
+            sums[g][c] = multiply(kept[s][d], inputs[g][s][c], sums[g][c]);
+          }
+        }
+      }
+      if (d == 0) return;
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+#pragma unroll
+        for (int c = 0; c < 3; ++c) sums[g][c] = shifted(sums[g][c], d == 1 ? start : 0);
+      }
+    }
+  }
+};
+
+// Weights of many steps stay in shared memory, and each is read once: the digits' sums are kept
+// side by side.
+template <>
+struct TileWeights<0> {
+  template <int kBlocks>
+  static constexpr int kGroups = 1;
+  const uint4* digits;
+  int steps;
+
+  __device__ TileWeights(const uint8_t* bytes, int steps, int tile) : steps(steps) {
+    digits = reinterpret_cast<const uint4*>(bytes) + tile * steps * kDigits * (kDigitBytes / 16) +
+             threadIdx.x % 32;
+  }
+
+  template <int kGroups, class Load>
+  __device__ void sum(int start, const Load& load, Sums (&sums)[kGroups][3]) const {
+    static_assert(kGroups == 1);
+    Sums parts[3][kDigits];
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+      parts[c][0] = {start, start, start, start};
+      parts[c][1] = parts[c][2] = {};
+    }
+#pragma unroll 1
+    for (int s = 0; s < steps; ++s) {
+      Inputs inputs;
+      load(0, s, inputs);
+#pragma unroll
+      for (int d = 0; d < kDigits; ++d) {
+        const uint4 weights = digits[(s * kDigits + d) * 32];
+#pragma unroll
+        for (int c = 0; c < 3; ++c) parts[c][d] = multiply(weights, inputs[c], parts[c][d]);
+      }
+    }
 #pragma unroll
     for (int c = 0; c < 3; ++c) {
 #pragma unroll
-      for (int d = 0; d < kDigits; ++d) sums[c][d] = starts[d];
-    }
-#pragma unroll
-    for (int s = 0; s < (kSteps == 0 ? steps : kSteps); ++s) {
-      Inputs inputs;
-      load(group, s, inputs);
-#pragma unroll
-      for (int d = 0; d < kDigits; ++d) {
-        const uint4 weights = kSteps == 0 ? digits[(s * kDigits + d) * 32] : kept[s % kKept][d];
-#pragma unroll
-        for (int c = 0; c < 3; ++c) sums[c][d] = multiply(weights, inputs[c], sums[c][d]);
+      for (int i = 0; i < 4; ++i) {
+        const int high = parts[c][1].of[i] + (parts[c][2].of[i] << 8);
+        sums[0][c].of[i] = parts[c][0].of[i] + (high << 8);
       }
     }
-    const Sums joint[3] = {joined(sums[0]), joined(sums[1]), joined(sums[2])};
-    emit(group, joint);
+  }
+};
+
+// Calls emit(group, {sums of each channel}) for groups of 8 lines; load(group, step, inputs).
+template <int kBlocks, class Weights, class Load, class Emit>
+__device__ void sum_groups(const Weights& weights, const Share& share, int num_groups, int start,
+                           const Load& load, const Emit& emit) {
+  int group = share.part;
+  if constexpr (Weights::template kGroups<kBlocks> == 2) {
+#pragma unroll 1
+    for (; group + share.parts < num_groups; group += 2 * share.parts) {
+      Sums sums[2][3];
+      weights.template sum<2>(
+          start,
+          [&](int g, int step, Inputs& inputs) { load(group + g * share.parts, step, inputs); },
+          sums);
+      emit(group, sums[0]);
+      emit(group + share.parts, sums[1]);
+    }
+  }
+#pragma unroll 1
+  for (; group < num_groups; group += share.parts) {
+    Sums sums[1][3];
+    weights.template sum<1>(
+        start, [&](int, int step, Inputs& inputs) { load(group, step, inputs); }, sums);
+    emit(group, sums[0]);
   }
 }
 
-template <class Load, class Emit>
-__device__ void resample(const uint8_t* digits, int steps, const Share& share, int num_groups,
-                         int start, const Load& load, const Emit& emit) {
-  const uint4* own = reinterpret_cast<const uint4*>(digits) +
-                     share.tile * steps * kDigits * (kDigitBytes / 16) + threadIdx.x % 32;
-  if (steps == 1) return resample_steps<1>(own, steps, share, num_groups, start, load, emit);
-  if (steps == 2) return resample_steps<2>(own, steps, share, num_groups, start, load, emit);
-  return resample_steps<0>(own, steps, share, num_groups, start, load, emit);
+// Calls f(a warp's weights).
+template <class F>
+__device__ void with_weights(const uint8_t* digits, int steps, int tile, const F& f) {
+  if (steps == 1) return f(TileWeights<1>(digits, steps, tile));
+  if (steps == 2) return f(TileWeights<2>(digits, steps, tile));
+  if (steps == 3) return f(TileWeights<3>(digits, steps, tile));
+  return f(TileWeights<0>(digits, steps, tile));
 }
 
 }  // namespace lightvl::cuda

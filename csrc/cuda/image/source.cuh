@@ -7,30 +7,24 @@
 
 namespace lightvl::cuda {
 
-// A rectangle of source pixels: the lines of a block that fit a chunk.
+// A rectangle of source pixels: the lines of a block from some on.
 struct SourcePart {
   const uint8_t *begin, *end;  // of the rectangle, of the picture
   uint32_t row_bytes;
-  int num_rows, num_columns;
+  int inputs, lines;  // in a line, left
 
-  // The first lines of a block.
-  __device__ SourcePart(const ImageTarget& target, const BlockSide& first,
-                        const BlockSide& second) {
+  __device__ SourcePart(const ImageTarget& target, const BlockSide& first, const BlockSide& second)
+      : inputs(first.inputs), lines(second.inputs) {
     const bool turned = target.down_first != 0;
     row_bytes = static_cast<uint32_t>(target.axis[0].in_size) * 3;
     begin = target.pixels + (turned ? second : first).origin * 3;
     begin = row_of((turned ? first : second).origin);
     end = target.pixels + uint64_t{row_bytes} * target.axis[1].in_size;
-    num_rows = num_columns = first.inputs;
-    take_lines(target, second.inputs);
   }
-  __device__ void take_lines(const ImageTarget& target, int left) {
-    (target.down_first ? num_columns : num_rows) = min(target.layout.chunk_lines, left);
-  }
-  // Goes on to the next lines, of which so many are left.
-  __device__ void advance(const ImageTarget& target, int left) {
+  // Leaves a chunk out.
+  __device__ void advance(const ImageTarget& target) {
     begin += uint64_t{target.down_first ? 3 : row_bytes} * target.layout.chunk_lines;
-    take_lines(target, left);
+    lines -= target.layout.chunk_lines;
   }
   __device__ const uint8_t* row_of(int r) const {
     return begin + uint64_t{row_bytes} * static_cast<uint32_t>(r);
@@ -41,37 +35,69 @@ struct SourcePart {
   }
 };
 
-__device__ inline void copy_async(void* to, const void* from) {
-  const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(from));
+__device__ inline void copy_async(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from));
 }
 
-// Copies the rows in aligned packs of 16 bytes, not behind the picture's end.
-__device__ inline void copy_raw(const SourcePart& part, const ImageLayout& layout, uint8_t* raw) {
-  const int packs = layout.packs, bytes = part.num_columns * 3;
-  const int step = divide(kImageThreads, packs), more = kImageThreads - step * packs;
-  const bool inside = part.end - part.row_of(part.num_rows - 1) >= bytes + 16;
-  int r = divide(threadIdx.x, packs), pack = threadIdx.x - r * packs;
+// A thread's share of the copies of a block's rows: a pack of 16 bytes of every `step`-th row.
+struct CopyShare {
+  int first_row, step, pack;
+
+  __device__ explicit CopyShare(int packs)
+      : first_row(divide(threadIdx.x, packs)), step(max(divide(kImageThreads, packs), 1)) {
+    pack = threadIdx.x - first_row * packs;
+    if (first_row >= step) first_row = 1 << 16;  // nothing
+  }
+};
+
+// Copies num_rows rows of so many bytes in aligned packs, not behind the picture's end.
+template <bool kInside>
+__device__ void copy_rows(const SourcePart& part, const CopyShare& share, int num_rows, int bytes,
+                          int pack, uint32_t to, int stride) {
+  const uint64_t by = uint64_t{part.row_bytes} * static_cast<uint32_t>(share.step);
+  auto from = reinterpret_cast<uint64_t>(part.row_of(share.first_row) + pack * 16);
+  const auto end = reinterpret_cast<uint64_t>(part.end);
+  const int over = pack * 16 - bytes;
+  to += share.first_row * stride + pack * 16;
 #pragma unroll 1
-  while (r < part.num_rows) {
-    const uint8_t* row = part.row_of(r);
-    const int shift = static_cast<int>(reinterpret_cast<uintptr_t>(row)) & 15;
-    if (pack * 16 < shift + bytes) {
-      const uint8_t* from = row - shift + pack * 16;
-      uint8_t* to = raw + r * layout.raw_stride + pack * 16;
-      if (inside || part.end - from >= 16) {
-        copy_async(to, from);
+  for (int r = share.first_row; r < num_rows; r += share.step) {
+    const int shift = static_cast<int>(from) & 15;
+    const uint64_t aligned = from & ~uint64_t{15};
+    if (over < shift) {
+      if (kInside || aligned + 16 <= end) {
+        copy_async(to, reinterpret_cast<const void*>(aligned));
       } else {
-#pragma unroll 1
-        for (int b = 0; b < part.end - from; ++b) to[b] = from[b];
+        for (int b = 0; aligned + b < end; ++b) {
+          store_shared(to + b, *reinterpret_cast<const uint8_t*>(aligned + b));
+        }
       }
     }
-    r += step;
-    pack += more;
-    if (pack >= packs) pack -= packs, ++r;
+    from += by;
+    to += share.step * stride;
   }
-  asm volatile("cp.async.commit_group;");
 }
+
+// Copies the rows of a part's first chunk.
+__device__ inline void copy_raw(const SourcePart& part, const CopyShare& share,
+                                const ImageTarget& target, uint8_t* raw) {
+  const ImageLayout& layout = target.layout;
+  const int lines = min(layout.chunk_lines, part.lines);
+  if (lines <= 0) return;
+  const int num_rows = target.down_first ? part.inputs : lines;
+  const int bytes = 3 * (target.down_first ? lines : part.inputs);
+  const bool inside = part.end - part.row_of(num_rows - 1) >= bytes + 16;
+#pragma unroll 1
+  for (int pack = share.pack; pack < layout.packs; pack += kImageThreads) {
+    if (inside) {
+      copy_rows<true>(part, share, num_rows, bytes, pack, shared_address(raw), layout.raw_stride);
+    } else {
+      copy_rows<false>(part, share, num_rows, bytes, pack, shared_address(raw), layout.raw_stride);
+    }
+  }
+}
+
+// Waits for the thread's copies.
+__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // Four neighbouring pixels, twelve bytes, as one word a channel.
 __device__ inline void split(uint32_t a, uint32_t b, uint32_t c, Inputs& inputs, int half) {
@@ -94,6 +120,15 @@ struct RowInputs {
     shift = part.shift_of(line);
     shift_step = (static_cast<int>(part.row_bytes) * kTileLines) & 15;
     if (kAligned) this->raw += shift;
+  }
+
+  // For the chunk that `part` begins with, which lies `offset` bytes further.
+  __device__ RowInputs at(int offset, const SourcePart& part) const {
+    RowInputs other = *this;
+    const int begin = part.shift_of(threadIdx.x % 32 / 4);
+    other.raw += offset + (kAligned ? begin - shift : 0);
+    other.shift = begin;
+    return other;
   }
 
   __device__ void operator()(int group, int step, Inputs& inputs) const {
@@ -119,17 +154,22 @@ struct RowInputs {
 
 // Lines are the picture's columns.
 struct ColumnInputs {
+  const uint8_t* memory;
   const uint8_t* raw[4];  // of the lane's first line and four inputs
-  int stride;
+  int stride, base;
 
   __device__ ColumnInputs(const SourcePart& part, const uint8_t* raw, int stride, int base)
-      : stride(stride) {
+      : memory(raw), stride(stride), base(base) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int row = base + lane % 4 * 4 + i;
       this->raw[i] = raw + row * stride + part.shift_of(row) + lane / 4 * 3;
     }
+  }
+
+  __device__ ColumnInputs at(int offset, const SourcePart& part) const {
+    return ColumnInputs(part, memory + offset, stride, base);
   }
 
   __device__ void operator()(int group, int step, Inputs& inputs) const {

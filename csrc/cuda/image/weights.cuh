@@ -26,13 +26,16 @@ __device__ inline ImageWindow window_of(const ImageAxis& axis, int output) {
 }
 
 // The cubic of Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981, with
-// a = -1/2.
+// a = -1/2: (1.5 x - 2.5) x x + 1 below 1, -0.5 (((x - 5) x + 8) x - 4) below 2. Both go the same
+// way here; adding zero and multiplying by one change nothing.
 __device__ inline double bicubic(double x) {
   x = fabs(x);
-  const double near = __dadd_rn(__dmul_rn(__dmul_rn(__dsub_rn(__dmul_rn(1.5, x), 2.5), x), x), 1.0);
-  const double far = __dmul_rn(
-      __dsub_rn(__dmul_rn(__dadd_rn(__dmul_rn(__dsub_rn(x, 5.0), x), 8.0), x), 4.0), -0.5);
-  return x < 1.0 ? near : x < 2.0 ? far : 0.0;
+  const int high = __double2hiint(x);  // orders positive numbers
+  const bool near = high < 0x3ff00000;
+  double y = __dsub_rn(__dmul_rn(near ? 1.5 : 1.0, x), near ? 2.5 : 5.0);
+  y = __dmul_rn(__dadd_rn(__dmul_rn(y, x), near ? 0.0 : 8.0), x);
+  y = __dmul_rn(__dadd_rn(y, near ? 1.0 : -4.0), near ? 1.0 : -0.5);
+  return high < 0x40000000 ? y : 0.0;
 }
 
 // a / b, correctly rounded, from the correctly rounded 1 / b (Markstein, "Computation of Elementary
@@ -42,9 +45,11 @@ __device__ inline double quotient(double a, double b, double reciprocal) {
   return fma(fma(-b, near, a), reciprocal, near);
 }
 
+// Rounded half away from zero. What is added to 2^52 has whole numbers in the low word.
 __device__ inline int to_fixed_point(double weight) {
-  const double scaled = __dmul_rn(weight, static_cast<double>(1 << cpu::kWeightBits));
-  return static_cast<int>(__dadd_rn(scaled, weight < 0 ? -0.5 : 0.5));
+  const double scaled = fabs(__dmul_rn(weight, static_cast<double>(1 << cpu::kWeightBits)));
+  const int rounded = __double2loint(__dadd_rz(__dadd_rn(scaled, 0.5), 4503599627370496.0));
+  return __double2hiint(weight) < 0 ? -rounded : rounded;
 }
 
 // Outputs of a block along an axis, and the inputs that they need, from a multiple of 4 on: 12
@@ -91,23 +96,23 @@ __device__ inline void fill_weights(const ImageAxis& axis, const BlockSide& side
       (window_of(axis, side.begin + o / kTileOutputs * kTileOutputs).first - side.origin) & ~3;
   const int taps = valid ? window.end - window.first : 0;
   if (valid && lane == 0 && o % kTileOutputs == 0) digits.base[o / kTileOutputs] = tile_first;
+  double input = window.first + lane;
 #pragma unroll 2
-  for (int i = lane; i < taps; i += lanes) {
-    const double x =
-        __dmul_rn(__dadd_rn(__dsub_rn(i + window.first, window.center), 0.5), axis.inverse);
+  for (int i = lane; i < taps; i += lanes, input += lanes) {
+    const double x = __dmul_rn(__dadd_rn(__dsub_rn(input, window.center), 0.5), axis.inverse);
     weights[i] = unchanged ? 1.0 : bicubic(x);
   }
   __syncwarp();
   double sum = 0.0;
 #pragma unroll 4
   for (int i = 0; i < taps; ++i) sum = __dadd_rn(sum, weights[i]);
+  if (sum == 0.0) sum = 1.0;
   const double reciprocal = __drcp_rn(sum);
   uint8_t* row = digits.row_of(o);
   const int first = window.first - side.origin - tile_first;
 #pragma unroll 2
   for (int i = lane; i < taps; i += lanes) {
-    const double weight = sum != 0.0 ? quotient(weights[i], sum, reciprocal) : weights[i];
-    Digits::put(row, first + i, to_fixed_point(weight));
+    Digits::put(row, first + i, to_fixed_point(quotient(weights[i], sum, reciprocal)));
   }
 }
 
