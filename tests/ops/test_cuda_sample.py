@@ -112,6 +112,36 @@ def test_rows_may_differ(vocab_size: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("rows", "vocab_size"), [(300, 500), (150, 49152), (90, VOCAB)])
+def test_rows_may_outnumber_what_runs_at_once(
+    rows: int, vocab_size: int, dtype: torch.dtype
+) -> None:
+    logits = strided(make_logits(SampleCase(rows, vocab_size), dtype))
+    params = mixed_params(rows, vocab_size)
+    assert_equals_cpu(logits, params)
+    for edit in (penalties, bias):
+        params = replace(params, **edit(rows, vocab_size))
+    assert_equals_cpu(logits, replace(params, logprobs=True, num_top=5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("top_k", [0, 70, 150, 250])
+@pytest.mark.parametrize(
+    ("rows", "begin"), [(8, 1000), (8, 18900), (32, 21600), (50, 1000), (50, 25200)]
+)
+def test_likely_ids_may_be_neighbours(
+    rows: int, begin: int, top_k: int, dtype: torch.dtype
+) -> None:
+    """In one block of a row, or at the end of one and the beginning of the next."""
+    logits = torch.full((rows, VOCAB), -20.0)
+    noise = torch.randn(rows, 300, generator=torch.Generator().manual_seed(rows))
+    logits[:, begin : begin + 300] = noise
+    case = SampleCase(rows, VOCAB, temperature=1.0, top_k=top_k, top_p=0.99)
+    params = replace(make_sample_params(case), logprobs=True, num_top=20)
+    assert_equals_cpu(strided(logits.to(dtype)), params)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("num_top", [0, 1, 20, 300])
 def test_logprobs_equal_the_cpu(num_top: int, dtype: torch.dtype) -> None:
     for rows, vocab_size in ((3, 300), (12, 8191), (2, VOCAB)):

@@ -86,34 +86,38 @@ __device__ inline void write_top_in_turn(const SampleParams& p, int64_t row, Row
 // The most probable ids: those above a bound that the warps' bests give are few, and block 0 ranks
 // them.
 __device__ inline void write_tops(const SampleParams& p, int64_t row, RowShared& shared, int& turn,
-                                  const RowSlice& slice, const Key* groups, Key most,
+                                  const RowSlice& slice, const Key* groups, Key most, Key best,
                                   float log_total) {
   const int wanted = static_cast<int>(p.num_top);
-  const float bound = bound_by_groups(shared, groups, wanted);
-  FewScores& list = shared.top;
-  if (!(bound > -INFINITY) || !list_few(list, slice, [&](float x) { return x >= bound; })) {
-    return write_top_in_turn(p, row, shared, turn, slice, most, log_total);
+  const float bound = bound_by_groups(shared, turn, groups, best, wanted);
+  ListCounts counts = nullptr;
+  if (bound > -INFINITY) {
+    counts = list_few(shared, shared.top, turn, slice, score_of(best) >= bound,
+                      [&](float x) { return x >= bound; });
   }
+  if (counts == nullptr) return write_top_in_turn(p, row, shared, turn, slice, most, log_total);
   if (cluster_rank() != 0) return;
-  const int count = close_gaps(list), t = threadIdx.x;
-  if (t >= count) return;
-  const Key key = make_key(list.score[t], list.id[t]);
-  int better = 0;
-  for (int i = 0; i < count; ++i) better += make_key(list.score[i], list.id[i]) > key;
+  int count, better = 0;
+  const Key key = listed_key(shared.selection, counts, threadIdx.x, count);
+  if (static_cast<int>(threadIdx.x) >= count) return;
+  for (int r = 0; r < static_cast<int>(cluster_size()); ++r) {
+    const Key* list = shared.selection.few + r * list_share();
+    for (int i = 0; i < static_cast<int>(counts[r * kRowWarps]); ++i) better += list[i] > key;
+  }
   if (better < wanted) write_top(p, row, better, key, log_total);
 }
 
 // Writes the most probable ids of the raw scores; returns the log of the sum of exp(score).
 __device__ inline float write_logprobs(const SampleParams& p, int64_t row, RowShared& shared,
                                        int& turn, const RowSlice& slice, Key best) {
-  const Key* groups = all_gather(shared.exchange, turn, warp_reduce(best, Max{}));
-  const Key most = combine_groups(groups, Max{}, kNoKey);
+  const Key* groups = all_gather(shared.exchange, turn, warp_best(best));
+  const Key most = best_of_groups(groups);
   const float max = score_of(most);
   double own = 0.0;
   for_slice(slice, [&](int, float x) { own += expf(x - max); });
   const double sum = cluster_reduce(shared.exchange, turn, own, Sum{}, 0.0);
   const float log_total = max + static_cast<float>(log(sum));
-  if (p.num_top > 0) write_tops(p, row, shared, turn, slice, groups, most, log_total);
+  if (p.num_top > 0) write_tops(p, row, shared, turn, slice, groups, most, best, log_total);
   return log_total;
 }
 

@@ -14,19 +14,14 @@ namespace lightvl::cuda {
 
 constexpr int kSelectBins = 256;
 constexpr int kMaxCandidates = 512;
-
-// Scores from all blocks. Cleared before a cluster barrier, filled after it, read after the next.
-struct Candidates {
-  int count;  // may exceed kMaxCandidates: then the list is useless
-  float score[kMaxCandidates];
-  int id[kMaxCandidates];
-};
+constexpr int kMostBests = 256;  // of warps, that bound top-k
 
 // Weights of a bin in two halves, because shared memory adds 32 bits at once.
 struct Bins {
   uint32_t low[kSelectBins], high[kSelectBins];
   uint32_t count[kSelectBins];
-  Mass mass[kSelectBins];
+
+  __device__ Mass mass(int bin) const { return (Mass{high[bin]} << 16) + low[bin]; }
 };
 
 // The bin in which a mass is reached, from the largest scores down.
@@ -36,12 +31,28 @@ struct Crossing {
   uint32_t count, count_above;
 };
 
+// What shares memory is never needed at once: no second round follows a list of few scores, the
+// candidates come when all blocks have read the first round's bins, and weights after the rounds.
 struct Selection {
-  Bins bins[2];
-  Candidates candidates;
-  Mass row_mass[kSelectBins];
-  uint32_t row_count[kSelectBins];
+  union {
+    Bins coarse;
+    alignas(16) float candidates[kMaxCandidates];  // of all blocks, known to all
+    Mass ranks[kMaxCandidates];
+  };
+  union {
+    Bins fine;
+    Key few[kMaxCandidates];  // in block 0: scores of the row, an equal share for each block
+  };
+  union {
+    Mass row_mass[kSelectBins];
+    alignas(16) uint32_t weights[kMaxCandidates];
+  };
+  union {
+    uint32_t row_count[kSelectBins];
+    alignas(16) uint32_t group_bits[kMostBests];
+  };
   Crossing crossing;
+  int num_candidates;  // in block 0: cleared before a cluster barrier, counted after it
 };
 
 // Scores from `low` to `high` in bins, the largest in bin 0.
@@ -113,8 +124,6 @@ __device__ Crossing cross(Selection& shared, Bins& bins, const RowSlice& slice, 
     if (weight >> 16 != 0) atomicAdd(&bins.high[b], weight >> 16);
     atomicAdd(&bins.count[b], 1);
   });
-  __syncthreads();
-  if (t < kSelectBins) bins.mass[t] = (Mass{bins.high[t]} << 16) + bins.low[t];
   cluster_sync();
   if (t < kSelectBins) {
     Mass mass = 0;
@@ -123,7 +132,7 @@ __device__ Crossing cross(Selection& shared, Bins& bins, const RowSlice& slice, 
     for (unsigned r = 0; r < kMaxRowBlocks; ++r) {
       if (r >= cluster_size()) continue;
       const Bins* remote = in_block(&bins, r);
-      mass += remote->mass[t];
+      mass += remote->mass(t);
       count += remote->count[t];
     }
     shared.row_mass[t] = mass;
@@ -139,9 +148,9 @@ __device__ Crossing cross(Selection& shared, Bins& bins, const RowSlice& slice, 
 template <class Weigh, class TargetOf>
 __device__ Crossing cross_range(Selection& shared, const RowSlice& slice, const Range& range,
                                 Weigh&& weigh, TargetOf&& target_of) {
-  if (threadIdx.x == 0) shared.candidates.count = 0;
+  if (threadIdx.x == 0) shared.num_candidates = 0;
   const auto bin = [&](float x) { return range.coarse(x); };
-  return cross(shared, shared.bins[0], slice, 0, bin, weigh, target_of);
+  return cross(shared, shared.coarse, slice, 0, bin, weigh, target_of);
 }
 
 // Bits of the threshold, from the highest down.
@@ -167,9 +176,9 @@ __device__ float bisect(Exchange& exchange, int& turn, const RowSlice& slice, co
 }
 
 // Adds a score to the list of every block.
-__device__ inline void add_everywhere(Candidates& list, float score) {
-  const int at = atomicAdd(&in_block(&list, 0)->count, 1);
-  for (unsigned r = 0; r < cluster_size(); ++r) in_block(&list, r)->score[at] = score;
+__device__ inline void add_everywhere(Selection& shared, float score) {
+  const int at = atomicAdd(&in_block(&shared, 0)->num_candidates, 1);
+  for (unsigned r = 0; r < cluster_size(); ++r) in_block(&shared, r)->candidates[at] = score;
 }
 
 // The threshold, which lies in the crossing's bin. Second round and the rest.
@@ -178,21 +187,21 @@ __device__ float finish_select(Selection& shared, Exchange& exchange, int& turn,
                                const RowSlice& slice, const Range& range, const Crossing& coarse,
                                Weigh&& weigh) {
   const auto bin = [&](float x) { return range.fine(x, coarse.bin); };
-  const Crossing fine = cross(shared, shared.bins[1], slice, coarse.above, bin, weigh,
+  const Crossing fine = cross(shared, shared.fine, slice, coarse.above, bin, weigh,
                               [&](Mass) { return coarse.target; });
   if (fine.count > kMaxCandidates) {
     return bisect(exchange, turn, slice, range, coarse.target, weigh);
   }
   for_slice(slice, [&](int, float x) {
-    if (bin(x) == fine.bin) add_everywhere(shared.candidates, x);
+    if (bin(x) == fine.bin) add_everywhere(shared, x);
   });
   cluster_sync();
   float own = -INFINITY;
   if (threadIdx.x < fine.count) {
-    const float x = shared.candidates.score[threadIdx.x];
+    const float x = shared.candidates[threadIdx.x];
     Mass mass = fine.above;
     for (uint32_t i = 0; i < fine.count; ++i) {
-      const float other = shared.candidates.score[i];
+      const float other = shared.candidates[i];
       if (other >= x) mass += weigh(other);
     }
     if (mass >= coarse.target) own = x;

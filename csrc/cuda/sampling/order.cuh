@@ -35,4 +35,14 @@ __device__ inline int id_of(Key key) {
   return static_cast<int>(0xffffffffu - static_cast<uint32_t>(key));
 }
 
+constexpr Key kNoKey = 0;
+
+// The best key of the warp; every lane gets it.
+__device__ inline Key warp_best(Key own) {
+  const auto high = static_cast<uint32_t>(own >> 32);
+  const uint32_t best = __reduce_max_sync(0xffffffffu, high);
+  const uint32_t low = high == best ? static_cast<uint32_t>(own) : 0;
+  return (Key{best} << 32) | __reduce_max_sync(0xffffffffu, low);
+}
+
 }  // namespace lightvl::cuda

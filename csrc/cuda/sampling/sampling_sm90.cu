@@ -1,4 +1,3 @@
-#include <atomic>
 #include <cstdint>
 
 #include "cuda/launchers.h"
@@ -7,49 +6,37 @@
 namespace lightvl::cuda {
 namespace {
 
-constexpr int64_t kMaxSlice = 48 * 1024;  // scores that a block's shared memory holds
-constexpr int64_t kWorthABlock = 2048;    // scores
+constexpr int64_t kWorthABlock = 2048;  // scores
 
-// How many clusters of so many blocks run at once in a launch. CUDA takes a microsecond over it, so
-// the last answers are kept, by device and size of the clusters.
-template <auto kKernel>
-cudaError_t clusters_at_once(const LaunchConfig& launch, int blocks, int& clusters) {
-  static std::atomic<uint64_t> known[kMaxDevices][kMaxRowBlocks + 1];  // shared bytes, clusters
-  const int device = current_device();
-  if (device < 0) return cudaErrorInvalidDevice;
-  const cudaLaunchConfig_t config = launch.get();
-  const uint64_t last = known[device][blocks].load(std::memory_order_relaxed);
-  clusters = static_cast<int>(last & UINT32_MAX);
-  if (last >> 32 == config.dynamicSmemBytes) return cudaSuccess;
-  const cudaError_t status = cudaOccupancyMaxActiveClusters(&clusters, kKernel, &config);
-  if (status == cudaSuccess) {
-    known[device][blocks].store(config.dynamicSmemBytes << 32 | static_cast<uint64_t>(clusters),
-                                std::memory_order_relaxed);
-  }
-  return status;
+// Scores that a block may hold so that two blocks share a multiprocessor's 228 kB, of which each
+// has what rows share, a kilobyte for sums and one for the system.
+constexpr int64_t kPairSlice =
+    (228 * 1024 / 2 - int64_t{sizeof(RowShared)} - 2 * 1024 - 4 * kMargin) / 4 / 64 * 64;
+
+// How many blocks hold a row: as many as are worth it, or so few that all rows are held at once by
+// pairs of blocks, or else the fewest that come in pairs. Clusters leave an eighth of the places
+// free, as multiprocessors come in groups that they don't divide.
+int blocks_of_row(int64_t vocab_size, int64_t rows) {
+  int blocks = 1;
+  while (blocks < kMaxRowBlocks && vocab_size > blocks * kWorthABlock) blocks *= 2;
+  const int64_t places = 2 * device_attribute<cudaDevAttrMultiProcessorCount>() * 7 / 8;
+  while (rows * blocks > places && vocab_size <= (blocks - 1) * kPairSlice) --blocks;
+  return blocks;
 }
 
 template <class T>
 cudaError_t launch_clusters(const SampleParams& p, cudaStream_t stream) {
   constexpr auto kernel = sample_cluster_kernel<T>;
-  constexpr auto shared_bytes = [](int64_t slice) { return static_cast<int>(slice + 8) * 4; };
-  cudaError_t status = allow_shared_memory<kernel>(shared_bytes(kMaxSlice));
+  constexpr auto shared_bytes = [](int64_t slice) { return static_cast<int>(slice + kMargin) * 4; };
+  const cudaError_t status = allow_shared_memory<kernel>(shared_bytes(kMaxSlice));
   if (status != cudaSuccess) return status;
-  int blocks = 1;
-  while (blocks < kMaxRowBlocks && p.vocab_size > blocks * kWorthABlock) blocks *= 2;
+  const int blocks = blocks_of_row(p.vocab_size, p.num_sequences);
   const int64_t chunks = (p.vocab_size + 63) / 64;
-  RowPlan plan{static_cast<int>((chunks + blocks - 1) / blocks * 64),
-               static_cast<int>(p.num_sequences)};
-  const int64_t num_blocks = p.num_sequences * blocks;
-  LaunchConfig config(static_cast<unsigned>(num_blocks), kRowThreads, shared_bytes(plan.slice),
-                      stream);
+  const int slice = static_cast<int>((chunks + blocks - 1) / blocks * 64);
+  LaunchConfig config(static_cast<unsigned>(p.num_sequences * blocks), kRowThreads,
+                      shared_bytes(slice), stream);
   config.cluster(static_cast<unsigned>(blocks)).overlap();
-  if (num_blocks > device_attribute<cudaDevAttrMultiProcessorCount>()) {
-    // Not all rows may fit at once.
-    status = clusters_at_once<kernel>(config, blocks, plan.rows_ahead);
-    if (status != cudaSuccess) return status;
-  }
-  return launch_kernel<kernel>(config, p, plan);
+  return launch_kernel<kernel>(config, p, slice);
 }
 
 }  // namespace
