@@ -59,17 +59,19 @@ struct SidePlan {
 // The layout of blocks of two sides, along the first and the second axis resampled.
 inline ImageLayout make_layout(const SidePlan& first, const SidePlan& second, bool down_first,
                                int64_t chunk, int64_t pixel_bytes) {
-  const int64_t raw_rows = down_first ? first.inputs : chunk;
-  const int64_t raw_stride = line_bytes((down_first ? chunk : first.inputs) * 3 + 15);
-  const int64_t raw = raw_rows * raw_stride;
+  // Products take whole steps of a line's inputs and up to three behind it, with weights of zero,
+  // but nothing of the other chunk, which is being copied.
+  const int64_t inputs = std::max(first.inputs, first.steps * kStepInputs);
+  const int64_t raw_rows = down_first ? inputs + 3 : chunk;
+  const int64_t raw_stride = line_bytes((down_first ? chunk : inputs) * 3 + 15);
+  const int64_t raw = raw_rows * raw_stride + 16;
   const int64_t scratch = (first.outputs * first.max_taps + second.outputs * second.max_taps) * 8;
   const int64_t middle_stride = line_bytes(round_up(second.inputs, kTileLines));
   const int64_t middle = std::max(3 * first.outputs * middle_stride, round_up(scratch, 16));
   const int64_t middle_at = std::max(2 * raw + first.digit_bytes, round_up(pixel_bytes, 16));
   const int64_t digits_at = middle_at + middle;
-  // Products read inputs behind the last line's end, with weights of zero.
-  const int64_t step_bytes = down_first ? kStepInputs * raw_stride : kStepInputs * 3;
-  const int64_t beyond = 2 * raw + first.steps * step_bytes + 16;
+  // Those of the second pass may go on into what is behind its lines.
+  const int64_t beyond = kTileLines * middle_stride + second.steps * kStepInputs;
   const auto number = [](int64_t value) {
     return static_cast<int32_t>(std::min<int64_t>(value, 1 << 30));
   };
@@ -83,7 +85,7 @@ inline ImageLayout make_layout(const SidePlan& first, const SidePlan& second, bo
           number(middle_stride),
           number(middle_at),
           {number(2 * raw), number(digits_at)},
-          number(std::max(digits_at + second.digit_bytes, beyond))};
+          number(digits_at + std::max(second.digit_bytes, beyond))};
 }
 
 // About the instructions of a block's warp for each output.

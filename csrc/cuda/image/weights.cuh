@@ -92,8 +92,11 @@ __device__ inline void fill_weights(const ImageAxis& axis, const BlockSide& side
                                     int lane, int lanes, double* weights, const Digits& digits) {
   const bool unchanged = axis.in_size == axis.out_size;
   const ImageWindow window = window_of(axis, side.begin + o);
-  const int tile_first =
-      (window_of(axis, side.begin + o / kTileOutputs * kTileOutputs).first - side.origin) & ~3;
+  // Steps that would end behind the block's inputs begin earlier: what is behind isn't there yet.
+  const int last_first = (max(side.inputs - digits.steps * kStepInputs, 0) + 3) & ~3;
+  const int window_first =
+      window_of(axis, side.begin + o / kTileOutputs * kTileOutputs).first - side.origin;
+  const int tile_first = min(window_first & ~3, last_first);
   const int taps = valid ? window.end - window.first : 0;
   if (valid && lane == 0 && o % kTileOutputs == 0) digits.base[o / kTileOutputs] = tile_first;
   double input = window.first + lane;

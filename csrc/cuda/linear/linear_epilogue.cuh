@@ -112,6 +112,7 @@ struct LinearEpilogue {
   }
 
   __device__ void leave(const float (&sum)[Shape::kTiles][4]) const {
+    __syncwarp();  // sums may lie where other lanes' weights did
 #pragma unroll
     for (int j = 0; j < Shape::kTiles; ++j) {
 #pragma unroll
