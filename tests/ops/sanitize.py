@@ -102,8 +102,8 @@ def sanitize(tool: str, names: list[str]) -> dict[str, object]:
         str(ERRORS_FOUND),
         "--show-backtrace",
         "device",
-        "--num-cuda-barriers",  # a block, or synccheck's guess may be too low and the launch fails
-        "64",
+        "--num-cuda-barriers",  # of all blocks: if synccheck has room for fewer, the launch fails
+        "4096",
     ]
     if tool != "initcheck":  # which must see what torch's kernels write
         command += ["--kernel-name", OURS]
