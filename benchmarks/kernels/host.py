@@ -3,6 +3,7 @@
 Once into outputs that are there, once with new ones, which torch makes.
 """
 
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from lightvl.testing.norm_reference import EPS
 from lightvl.testing.sampling_reference import SampleCase
 
 FEW, MANY = 8.0, 15.0  # microseconds for up to four tensors, and for more
+TURNS = 8
 
 
 def _calls() -> dict[str, tuple[Callable[..., object], float]]:
@@ -81,20 +83,26 @@ def _calls() -> dict[str, tuple[Callable[..., object], float]]:
 
 
 def measure() -> list[dict[str, Any]]:
-    """One row an operator; the budget is met if the call with new outputs keeps it too."""
-    rows = []
-    for name, (call, budget_us) in _calls().items():
-        out = call()
-        us = host_us(call)
-        operator_us = us if out is None else host_us(partial(call, out=out))
-        rows.append(
-            {
-                "benchmark": "kernel_host",
-                "operator": name,
-                "host_us": round(us, 2),
-                "operator_us": round(operator_us, 2),
-                "budget_us": budget_us,
-                "met": us <= budget_us,
-            }
-        )
-    return rows
+    """One row an operator; the budget is met if the call with new outputs keeps it too.
+
+    Each is measured in turn with the others, so that no phase of the machine falls on one alone.
+    """
+    calls = _calls()
+    outputs = {name: call() for name, (call, _) in calls.items()}
+    new, given = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
+    for _ in range(TURNS):
+        for name, (call, _) in calls.items():
+            new[name].append(host_us(call))
+            if outputs[name] is not None:
+                given[name].append(host_us(partial(call, out=outputs[name])))
+    return [
+        {
+            "benchmark": "kernel_host",
+            "operator": name,
+            "host_us": round(min(new[name]), 2),
+            "operator_us": round(min(given[name] or new[name]), 2),
+            "budget_us": budget_us,
+            "met": min(new[name]) <= budget_us,
+        }
+        for name, (_, budget_us) in calls.items()
+    ]
