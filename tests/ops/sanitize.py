@@ -60,7 +60,14 @@ CASES: dict[str, tuple[Any, ...]] = {
         PagedCase((70, 1), (133, 64), num_heads=7, num_kv_heads=1, head_dim=128),
         PagedCase((65,), (65,), num_heads=2, num_kv_heads=1),
     ),
-    "vision_attention": (VisionCase((193, 65)), VisionCase((129,), num_heads=2, head_dim=128)),
+    "vision_attention": (
+        VisionCase((193, 65)),
+        VisionCase((129,), num_heads=2, head_dim=128),
+        # More items than blocks, so that descriptions of items take each other's place.
+        VisionCase((193,), num_heads=67),
+        VisionCase((193,), num_heads=67, head_dim=128),
+        VisionCase((320,), num_heads=132, head_dim=128),
+    ),
     "linear_small": (
         LinearCase(5, 1000, 501, bias=True, residual=True),
         LinearCase(16, 896, 600, silu_mul=True),

@@ -63,6 +63,24 @@ def test_a_graph_replays_an_operator(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_an_operator_runs_on_the_gpu_of_its_tensors(name: str) -> None:
+    """Whichever is the current one."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU alone")
+    operator = ALL[name]
+    case = larger_case(name)
+    expected = operator.run(to_gpu(operator.make(case, BF16))).cpu()
+    with torch.cuda.device(1):
+        inputs = to_gpu(operator.make(case, BF16))
+    for device in (0, 1, 0):
+        again = inputs if device == 1 else to_gpu(operator.make(case, BF16))
+        actual = operator.run(again)
+        assert actual.get_device() == device
+        assert torch.equal(actual.cpu(), expected)
+    assert torch.cuda.current_device() == 0
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_an_operator_runs_on_the_current_stream(name: str) -> None:
     operator = ALL[name]
     case = larger_case(name)
