@@ -1,5 +1,6 @@
 """paged_attention on a GPU: every group, split pairs, graphs, streams at once, many sequences."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -110,17 +111,24 @@ def test_scores_that_rise_from_block_to_block() -> None:
     assert_close(lse.cpu(), expected_lse, 1e-3)
 
 
-def test_a_prefill_graph_replays_other_lengths() -> None:
-    inputs: PagedInputs = to_gpu(make_paged_inputs(PagedCase((200, 64, 17), (4000,) * 3), DTYPE))
+def replay_other_lengths(inputs: PagedInputs, lengths: Iterable[tuple[int, ...]]) -> None:
+    """Capture a call and replay it with other context lengths: the bits of a call of its own."""
     paged_attention(*inputs.arguments())
     graph, out = captured(lambda: paged_attention(*inputs.arguments()))
-    for lens in ((4000, 4000, 4000), (200, 64, 17), (300, 4000, 20), (4000, 65, 3999)):
+    for lens in lengths:
         other = with_lens(inputs, lens)
         expected = paged_attention(*other.arguments())
         inputs.context_lens.copy_(other.context_lens)
         out.fill_(torch.nan)
         graph.replay()
         assert torch.equal(out, expected)
+
+
+def test_a_prefill_graph_replays_other_lengths() -> None:
+    inputs: PagedInputs = to_gpu(make_paged_inputs(PagedCase((200, 64, 17), (4000,) * 3), DTYPE))
+    replay_other_lengths(
+        inputs, ((4000, 4000, 4000), (200, 64, 17), (300, 4000, 20), (4000, 65, 3999))
+    )
 
 
 def make_long() -> PagedInputs:
@@ -133,16 +141,8 @@ def with_lens(inputs: PagedInputs, lens: tuple[int, ...]) -> PagedInputs:
 
 
 def test_a_graph_replays_many_lengths() -> None:
-    inputs = make_long()
-    paged_attention(*inputs.arguments())
-    graph, out = captured(lambda: paged_attention(*inputs.arguments()))
-    for lens in ((3000,) * 5, (1,) * 5, (1, 3000, 64, 65, 2999), (17, 1, 1, 1, 1), (3000,) * 5):
-        other = with_lens(inputs, lens)
-        expected = paged_attention(*other.arguments())
-        inputs.context_lens.copy_(other.context_lens)
-        out.fill_(torch.nan)
-        graph.replay()
-        assert torch.equal(out, expected)
+    lengths = ((3000,) * 5, (1,) * 5, (1, 3000, 64, 65, 2999), (17, 1, 1, 1, 1), (3000,) * 5)
+    replay_other_lengths(make_long(), lengths)
 
 
 @pytest.mark.parametrize("priority", [0, -1])

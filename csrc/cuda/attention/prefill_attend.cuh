@@ -9,19 +9,6 @@
 
 namespace lightvl::cuda {
 
-// A matrix descriptor from which others are made, by 32-bit sums where they are used: kept whole
-// they would wait in registers of a thread and have to be moved to the warp's.
-struct Descriptor {
-  uint32_t low, high;
-
-  __device__ explicit Descriptor(uint64_t descriptor)
-      : low(__shfl_sync(kAllLanes, static_cast<uint32_t>(descriptor), 0)),
-        high(static_cast<uint32_t>(descriptor >> 32)) {
-    asm volatile("" : "+r"(low));
-  }
-  __device__ uint64_t at(uint32_t offset) const { return uint64_t{high} << 32 | (low + offset); }
-};
-
 template <class Config>
 class PrefillConsumer {
  public:

@@ -7,19 +7,6 @@
 
 namespace lightvl::cuda {
 
-// A matrix descriptor from which others are made, by 32-bit sums where they are used: kept whole
-// they would wait in registers of a thread and have to be moved to the warp's.
-struct VisionDescriptor {
-  uint32_t low, high;
-
-  __device__ explicit VisionDescriptor(uint64_t descriptor)
-      : low(__shfl_sync(kAllLanes, static_cast<uint32_t>(descriptor), 0)),
-        high(static_cast<uint32_t>(descriptor >> 32)) {
-    asm volatile("" : "+r"(low));
-  }
-  __device__ uint64_t at(uint32_t offset) const { return uint64_t{high} << 32 | (low + offset); }
-};
-
 template <class Shape>
 class VisionProducts {
  public:
@@ -118,7 +105,7 @@ class VisionProducts {
   // Asks for score = Q K^T for as many keys as it has columns, which lie in panels of kRows rows.
   template <int kRows, int kSize>
   __device__ void multiply_keys(float (&score)[kSize], uint32_t keys) {
-    const VisionDescriptor a(describe_k_major(query(group()))), b(describe_k_major(keys));
+    const Descriptor a(describe_k_major(query(group()))), b(describe_k_major(keys));
     pin(score);
     wgmma_fence();
 #pragma unroll
@@ -135,7 +122,7 @@ class VisionProducts {
   __device__ void multiply_values(uint32_t (&probability)[kSteps][4], uint32_t values) {
     // The distance to the panel of columns beyond 64.
     const uint32_t panel = Shape::kOnes ? base_ + offsetof(Shared, ones) - values : kRows * 128;
-    const VisionDescriptor b(describe_mn_major(values, panel));
+    const Descriptor b(describe_mn_major(values, panel));
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) pin(probability[k]);
     pin(out_);

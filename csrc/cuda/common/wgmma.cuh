@@ -16,6 +16,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/common/reduce.cuh"
+
 namespace lightvl::cuda {
 
 __device__ inline uint32_t smem_address(const void* pointer) {
@@ -47,6 +49,19 @@ __device__ inline uint64_t describe_mn_major(const void* panel, uint32_t panel_b
 __device__ inline uint64_t advance(uint64_t descriptor, uint32_t units) {
   return (descriptor >> 32 << 32) | (static_cast<uint32_t>(descriptor) + units);
 }
+
+// A matrix descriptor from which others are made, by 32-bit sums where they are used: kept whole
+// they would wait in registers of a thread and have to be moved to the warp's.
+struct Descriptor {
+  uint32_t low, high;
+
+  __device__ explicit Descriptor(uint64_t descriptor)
+      : low(__shfl_sync(kAllLanes, static_cast<uint32_t>(descriptor), 0)),
+        high(static_cast<uint32_t>(descriptor >> 32)) {
+    asm volatile("" : "+r"(low));
+  }
+  __device__ uint64_t at(uint32_t offset) const { return uint64_t{high} << 32 | (low + offset); }
+};
 
 // ---- order
 
