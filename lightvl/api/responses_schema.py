@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from lightvl.api.openai_schema import Detail, StreamOptions
+from lightvl.api.openai_schema import Detail, RefusalPart, StreamOptions
 from lightvl.api.schema import Int64, PositiveInt, Timeout
 
 
@@ -21,17 +21,6 @@ class OutputText(msgspec.Struct, frozen=True, kw_only=True, tag="output_text"):
     text: str
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
-    """A refusal of an earlier answer; here it is text."""
-
-    refusal: str
-
-    @property
-    def text(self) -> str:
-        """Its text."""
-        return self.refusal
-
-
 class InputImage(msgspec.Struct, frozen=True, kw_only=True, tag="input_image"):
     """A picture part; `image_url` is an address or a data URL."""
 
@@ -40,7 +29,7 @@ class InputImage(msgspec.Struct, frozen=True, kw_only=True, tag="input_image"):
     detail: Detail | None = None
 
 
-InputPart = InputText | OutputText | Refusal | InputImage
+InputPart = InputText | OutputText | RefusalPart | InputImage
 
 
 class InputItem(msgspec.Struct, frozen=True, kw_only=True):
